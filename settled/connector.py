@@ -1,0 +1,160 @@
+"""The client for the connector, the accounting system that we settle for.
+
+RFC 0038, "Accounting System HTTP API". Redirects and proxies are not followed: money talks only to
+the address that it was given.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import httpx2
+import trio
+
+from settled import limits
+from settled.amounts import Quantity
+from settled.errors import MessageFailed
+from settled.store.records import Ambiguous, Credit, Delivered, DeliveryOutcome, NotDelivered
+
+# Raised before a single byte of the request was sent.
+_NOT_REACHED: Final = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.UnsupportedProtocol,
+    httpx2.InvalidURL,
+)
+
+
+class Connector:
+    """The connector at one URL; made by ``open_connector``."""
+
+    def __init__(self, client: httpx2.AsyncClient, url: str) -> None:
+        self._client = client
+        self._url = url.rstrip("/")
+        # The pool never makes a request wait, so every time-out is the connector's own.
+        self._connections = trio.CapacityLimiter(limits.CONNECTOR_CONNECTIONS_MAX)
+
+    async def deliver(self, credit: Credit) -> DeliveryOutcome:
+        """Tell the connector of an incoming settlement, once, and say how that went.
+
+        Any 2xx is an acknowledgement. A redirect or a 4xx is a clear refusal, but 409: it may stand
+        for a request that was processed before. Everything else that happens after the request was
+        sent is ambiguous.
+        """
+        quantity = Quantity.of(credit.amount)
+        try:
+            status, _ = await self._post(
+                f"/accounts/{credit.account_id}/settlements",
+                json={"amount": quantity.amount, "scale": quantity.scale},
+                headers={"Idempotency-Key": credit.id, "Accept": "application/json, */*"},
+                timeout_s=limits.CONNECTOR_TIMEOUT_S,
+            )
+        except _NOT_REACHED as error:
+            return NotDelivered(
+                f"the connector at {self.shown_url} was not reached: {_text(error)}"
+            )
+        except (httpx2.HTTPError, trio.TooSlowError) as error:
+            return Ambiguous(f"the connector gave no clear answer: {_text(error)}")
+        if 200 <= status < 300:
+            return Delivered()
+        if 300 <= status < 500 and status != 409:
+            return NotDelivered(f"the connector refused it with status {status}: see its log")
+        return Ambiguous(f"the connector answered with status {status}: see its log")
+
+    async def send_message(self, account_id: str, body: bytes) -> bytes:
+        """Send a message to the peer's engine, through both connectors; return the reply.
+
+        Raises:
+            MessageFailed: when there was no answer, an empty one, or a status other than 2xx.
+        """
+        try:
+            status, reply = await self._post(
+                f"/accounts/{account_id}/messages",
+                content=body,
+                headers={"Content-Type": "application/octet-stream", "Accept": "*/*"},
+                timeout_s=limits.MESSAGE_TIMEOUT_S,
+            )
+        except (httpx2.HTTPError, httpx2.InvalidURL, trio.TooSlowError) as error:
+            raise MessageFailed(
+                f"account {account_id}: no answer from the connector at {self.shown_url} "
+                f"({_text(error)})"
+            ) from error
+        if not 200 <= status < 300:
+            raise MessageFailed(
+                f"account {account_id}: the connector answered the message with status {status}; "
+                f"the peer may not be ready"
+            )
+        if reply is None:
+            raise MessageFailed(f"account {account_id}: the peer's answer broke off or is too long")
+        if not reply:
+            raise MessageFailed(f"account {account_id}: the peer's answer is empty")
+        return reply
+
+    async def _post(
+        self,
+        path: str,
+        *,
+        headers: dict[str, str],
+        timeout_s: float,
+        json: object = None,
+        content: bytes | None = None,
+    ) -> tuple[int, bytes | None]:
+        """Return the status and the body: ``None`` if it broke off, was slow or is too long.
+
+        What happens to the body does not change what the status said.
+        """
+        headers = {**headers, "Accept-Encoding": "identity"}
+        request = self._client.build_request(
+            "POST", self._url + path, json=json, content=content, headers=headers
+        )
+        async with self._connections:
+            deadline = trio.current_time() + timeout_s
+            with trio.fail_at(deadline):
+                response = await self._client.send(request, stream=True)
+            try:
+                with trio.move_on_at(deadline):
+                    return response.status_code, await _body(response)
+                return response.status_code, None
+            finally:
+                with trio.CancelScope(shield=True):  # else the pool would keep its slot
+                    await response.aclose()
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without what may be secret in it."""
+        url = httpx2.URL(self._url)
+        return f"{url.scheme}://{url.host}:{url.port or ''}".rstrip(":")
+
+
+@asynccontextmanager
+async def open_connector(url: str) -> AsyncIterator[Connector]:
+    """Open a client for the connector at ``url``, such as ``http://localhost:7771``."""
+    timeout = httpx2.Timeout(
+        limits.MESSAGE_TIMEOUT_S, connect=limits.CONNECTOR_CONNECT_TIMEOUT_S, pool=None
+    )
+    pool = httpx2.Limits(
+        max_connections=limits.CONNECTOR_CONNECTIONS_MAX,
+        max_keepalive_connections=limits.CONNECTOR_CONNECTIONS_MAX,
+    )
+    async with httpx2.AsyncClient(
+        timeout=timeout, limits=pool, trust_env=False, follow_redirects=False
+    ) as client:
+        yield Connector(client, url)
+
+
+async def _body(response: httpx2.Response) -> bytes | None:
+    body = bytearray()
+    try:
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > limits.CONNECTOR_REPLY_BYTES_MAX:
+                return None
+    except httpx2.HTTPError:
+        return None
+    return bytes(body)
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, trio.TooSlowError):
+        return "time-out"
+    return str(error) or type(error).__name__

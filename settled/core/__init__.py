@@ -1,0 +1,1 @@
+"""The state machines over the store: outgoing settlements, incoming credits, engine hooks."""

@@ -1,0 +1,91 @@
+"""The core as one thing: recovery at start, the schedulers, upkeep, and the end."""
+
+import structlog
+import trio
+
+from settled import limits
+from settled.core.hooks import Hooks
+from settled.core.incoming import Incoming
+from settled.core.outgoing import Outgoing
+from settled.core.ports import Deliver, EnginePort
+from settled.core.scheduler import Scheduler
+from settled.errors import StoreBusy
+from settled.store.protocol import Store
+from settled.store.records import Work
+
+log = structlog.get_logger()
+
+_PAGE_ROWS = 1000
+
+
+class Core:
+    """Everything that goes on by itself while a daemon runs.
+
+    Args:
+        store: what it works on.
+        engine: what pays.
+        deliver: what brings credits to the connector.
+        nursery: where all of it runs; a crash in there ends the daemon.
+        settle_timeout_s: how long a call of ``settle`` may take; ``None``: for ever.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        engine: EnginePort,
+        deliver: Deliver,
+        nursery: trio.Nursery,
+        *,
+        settle_timeout_s: float | None = None,
+    ) -> None:
+        self._store = store
+        self._nursery = nursery
+        self.outgoing = Outgoing(store, engine, settle_timeout_s=settle_timeout_s)
+        self.incoming = Incoming(store, deliver, nursery)
+        self.hooks = Hooks(store, engine, self.outgoing.scheduler.wake)
+        self._schedulers: dict[Work, Scheduler] = {
+            "settle": self.outgoing.scheduler,
+            "deliver": self.incoming.scheduler,
+            "hook": self.hooks.scheduler,
+        }
+
+    def start(self) -> None:
+        """Start the schedulers, take up everything unfinished, and keep the store well."""
+        for scheduler in self._schedulers.values():
+            self._nursery.start_soon(scheduler.run)
+        for work in self._schedulers:
+            self._nursery.start_soon(self._take_up, work)
+        self._nursery.start_soon(self._heed_other_processes)
+        self._nursery.start_soon(self._keep_keys)
+
+    async def _take_up(self, work: Work) -> None:
+        after, count = 0, 0
+        while page := await self._store.unfinished(work, after=after, limit=_PAGE_ROWS):
+            for account in page:
+                self._schedulers[work].wake(account)
+            after, count = page[-1], count + len(page)
+        if count:
+            log.info("taken_up", work=work, accounts=count)
+
+    async def _heed_other_processes(self) -> None:
+        while True:
+            for account in await self._store.wait_foreign_writes():
+                for scheduler in self._schedulers.values():
+                    scheduler.wake(account)
+
+    async def _keep_keys(self) -> None:
+        while True:
+            await trio.sleep(limits.KEY_TICK_S)
+            try:
+                await self._store.age_keys()
+                while await self._store.purge_keys():
+                    await trio.lowlevel.checkpoint()
+            except StoreBusy as error:
+                log.warning("store_busy", reason=str(error))
+
+    async def drain(self) -> None:
+        """Start nothing new, and wait for the payments, deliveries and hooks under way."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.outgoing.scheduler.drain)
+            nursery.start_soon(self.incoming.drain)
+            nursery.start_soon(self.hooks.scheduler.drain)

@@ -1,0 +1,59 @@
+"""The engine's set-up and close of accounts, in the background, until they succeed."""
+
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from settled import limits
+from settled.core.backoff import retry_delay_ms
+from settled.core.outgoing import describe
+from settled.core.ports import EnginePort
+from settled.core.scheduler import Scheduler
+from settled.store.protocol import Store
+
+log = structlog.get_logger()
+
+
+class Hooks:
+    """Runs ``setup_account`` and ``close_account``.
+
+    Args:
+        store: where it stands which account waits for what.
+        engine: whose hooks they are.
+        on_setup: called with the number of an account whose set-up is done, so that what queued up
+            meanwhile is settled.
+    """
+
+    def __init__(self, store: Store, engine: EnginePort, on_setup: Callable[[int], None]) -> None:
+        self._store = store
+        self._engine = engine
+        self._on_setup = on_setup
+        self.scheduler = Scheduler(self._advance, tasks_max=limits.HOOKS_MAX)
+
+    async def _advance(self, account: int) -> int | None:
+        """Run the account's hook if it is due; return when to look again (see ``Scheduler``)."""
+        due = await self._store.next_hook(account)
+        if due is None:
+            return None
+        if due.delay_ms > 0:
+            return due.delay_ms
+        closing = due.hook == "close_account"
+        call = self._engine.close_account if closing else self._engine.setup_account
+        bound = log.bind(account=due.account_id, hook=due.hook)
+        if call is not None:
+            try:
+                with trio.fail_after(limits.HOOK_TIMEOUT_S):
+                    await call(due.account_id)
+            except Exception as error:
+                delay_ms = retry_delay_ms(due.failures)
+                bound.warning("hook_failed", reason=describe(error), retry_in_ms=delay_ms)
+                await self._store.finish_hook(
+                    account, due.hook, failure=describe(error), retry_delay_ms=delay_ms
+                )
+                return delay_ms
+            bound.info("hook_done")
+        await self._store.finish_hook(account, due.hook)
+        if not closing:
+            self._on_setup(account)
+        return 0  # it may have been closed meanwhile

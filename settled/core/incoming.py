@@ -1,0 +1,93 @@
+"""Incoming settlements: each credit is delivered to the connector under its own immutable key."""
+
+from collections import Counter
+from dataclasses import replace
+
+import structlog
+import trio
+
+from settled import limits
+from settled.amounts import to_text
+from settled.core.backoff import retry_delay_ms
+from settled.core.ports import Deliver
+from settled.core.scheduler import Scheduler
+from settled.store.protocol import Store
+from settled.store.records import Ambiguous, Credit, Delivered, NotDelivered
+
+log = structlog.get_logger()
+
+_FULL_DELAY_MS = 100
+
+
+class Incoming:
+    """The incoming side of one daemon.
+
+    Deliveries run beside each other, a few per account, so that neither a slow account nor a
+    credit that is refused again and again holds another back.
+
+    Args:
+        store: where credits are.
+        deliver: sends one credit to the connector and says how it went; it never raises for
+            what the connector does, and takes at most ``limits.CONNECTOR_TIMEOUT_S``.
+        nursery: where deliveries run.
+    """
+
+    def __init__(self, store: Store, deliver: Deliver, nursery: trio.Nursery) -> None:
+        self._store = store
+        self._deliver = deliver
+        self._nursery = nursery
+        self._sending: Counter[int] = Counter()  # deliveries under way, by account
+        self._ended = trio.Event()
+        self.scheduler = Scheduler(self._advance, tasks_max=limits.DELIVERIES_MAX)
+
+    async def _advance(self, account: int) -> int | None:
+        """Start the deliveries that are due; return when to look again (see ``Scheduler``)."""
+        if self._sending.total() >= limits.DELIVERIES_MAX:
+            return _FULL_DELAY_MS
+        free = limits.DELIVERIES_PER_ACCOUNT_MAX - self._sending[account]
+        if free == 0:
+            return None  # the end of a delivery wakes the account
+        step = await self._store.next_deliveries(account, free)
+        for credit in step.parked:
+            _log(credit).error("credit_parked", reason=credit.reason)
+        for credit in step.credits:
+            self._sending[account] += 1
+            self._nursery.start_soon(self._send, credit)
+        return step.delay_ms
+
+    async def _send(self, credit: Credit) -> None:
+        outcome = await self._deliver(credit)
+        delay_ms = retry_delay_ms(credit.attempts - 1)
+        match outcome:
+            case Delivered():
+                _log(credit).info("credited", attempts=credit.attempts)
+            case NotDelivered(reason):
+                outcome = replace(outcome, retry_delay_ms=delay_ms)
+                _log(credit).warning("credit_not_delivered", reason=reason, retry_in_ms=delay_ms)
+            case Ambiguous(reason):
+                outcome = replace(outcome, retry_delay_ms=delay_ms)
+                _log(credit).warning("credit_ambiguous", reason=reason, retry_in_ms=delay_ms)
+        with trio.CancelScope(shield=True):  # the connector's answer is not asked for twice
+            await self._store.record_delivery(credit, outcome)
+        self._sending[credit.account] -= 1
+        if not self._sending[credit.account]:
+            del self._sending[credit.account]
+        self._ended.set()
+        self.scheduler.wake(credit.account)
+
+    async def drain(self) -> None:
+        """Start no more deliveries, and wait for those under way."""
+        await self.scheduler.drain()
+        while self._sending:
+            self._ended = trio.Event()
+            await self._ended.wait()
+
+
+def _log(credit: Credit) -> structlog.stdlib.BoundLogger:
+    bound: structlog.stdlib.BoundLogger = log.bind(
+        account=credit.account_id,
+        settlement=credit.settlement_id,
+        credit=credit.id,
+        amount=to_text(credit.amount),
+    )
+    return bound

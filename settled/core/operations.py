@@ -1,0 +1,112 @@
+"""What a connector asks of the daemon: the verbs behind the HTTP API."""
+
+import msgspec
+import structlog
+import trio
+
+from settled import ids, limits
+from settled.amounts import Quantity
+from settled.core.core import Core
+from settled.core.ports import EnginePort
+from settled.errors import AccountNotFound, HandlerFailed, MessageRefused, NotFound
+from settled.store.protocol import Store
+
+log = structlog.get_logger()
+
+
+class Operations:
+    """The four requests of RFC 0038, "Settlement Engine HTTP API".
+
+    Every write is durable when its method returns; a method that raises has recorded nothing.
+    """
+
+    def __init__(self, store: Store, core: Core, engine: EnginePort) -> None:
+        self._store = store
+        self._core = core
+        self._engine = engine
+
+    async def open_account(self, account_id: str | None) -> str:
+        """Open the account, or return that it is open; set-up follows in the background.
+
+        Args:
+            account_id: the connector's id; ``None``: one is minted.
+
+        Raises:
+            InvalidId: when the id breaks the rules for ids.
+        """
+        checked_id = ids.mint() if account_id is None else ids.check_account_id(account_id)
+        account = await self._store.open_account(checked_id)
+        self._core.hooks.scheduler.wake(account.number)
+        return account.id
+
+    async def close_account(self, account_id: str) -> None:
+        """Close the account; its amounts and history stay visible.
+
+        Raises:
+            AccountNotFound: when no open account has the id.
+        """
+        account = await self._store.close_account(account_id)
+        self._core.hooks.scheduler.wake(account.number)
+
+    async def queue_settlement(self, account_id: str, quantity: Quantity, key: str) -> Quantity:
+        """Queue a settlement, once per key; return the Quantity first asked for under the key.
+
+        Raises:
+            AccountNotFound: when no open account has the id.
+            InvalidAmount: when the amount is zero.
+            KeyReused: when the key came before with another value.
+            StoreBusy: when the store cannot write now.
+        """
+        queued = await self._store.queue_settlement(account_id, quantity, key)
+        if not queued.replayed:
+            self._core.outgoing.scheduler.wake(queued.account)
+        return queued.quantity
+
+    async def handle_message(self, account_id: str, body: bytes) -> bytes:
+        """Hand a message of the peer's engine to ours; return the reply.
+
+        Raises:
+            AccountNotFound: when no open account has the id.
+            MessageRefused: when the engine handles no messages, or cannot decode this one.
+            HandlerFailed: when the handler raised, took over 4 s, or returned what is no message.
+        """
+        handle = self._engine.handle_message
+        await self._check_open(account_id)
+        if handle is None:
+            raise MessageRefused(f"account {account_id}: this engine handles no messages")
+        message = body
+        if not self._engine.raw_messages:
+            try:
+                message = msgspec.json.decode(body)
+            except (ValueError, RecursionError) as error:
+                raise MessageRefused(
+                    f"account {account_id}: the message is not JSON ({error})"
+                ) from error
+        try:
+            with trio.fail_after(limits.MESSAGE_HANDLER_TIMEOUT_S):
+                reply = await handle(account_id, message)
+            return _encode(reply, raw=self._engine.raw_messages)
+        except Exception as error:
+            log.warning("handler_failed", account=account_id, exc_info=error)
+            raise HandlerFailed(
+                f"account {account_id}: the engine could not handle the message "
+                f"({type(error).__name__}); its log has the reason"
+            ) from error
+
+    async def _check_open(self, account_id: str) -> None:
+        try:
+            account = await self._store.account(account_id)
+        except NotFound as error:
+            raise AccountNotFound(account_id) from error
+        if account.state == "closed":
+            raise AccountNotFound(account_id)
+
+
+def _encode(reply: object, *, raw: bool) -> bytes:
+    if not raw:
+        return msgspec.json.encode(reply)
+    if reply is None:
+        return b""
+    if isinstance(reply, bytes | bytearray | memoryview):
+        return bytes(reply)
+    raise TypeError(f"a raw handler returns bytes, not {type(reply).__name__}")

@@ -1,0 +1,144 @@
+"""Outgoing settlements: what is queued is paid, one payment at a time per account.
+
+An attempt is committed before the engine is called, and its outcome after. Whatever leaves the
+outcome open (an exception, a crash, a time-out) makes it *unknown*: then the engine is asked what
+became of it, never to pay again.
+"""
+
+import math
+
+import structlog
+import trio
+
+from settled import ids, limits
+from settled.amounts import checked, to_text
+from settled.core.backoff import retry_delay_ms
+from settled.core.ports import EnginePort
+from settled.core.scheduler import Scheduler
+from settled.errors import InvalidAmount, NotSettled
+from settled.store.protocol import Store
+from settled.store.records import (
+    NotSent,
+    Parked,
+    Settled,
+    Settlement,
+    SettlementOutcome,
+    Unknown,
+)
+
+log = structlog.get_logger()
+
+_HOW_TO_RESOLVE = "look on the ledger, then `settled settlements resolve`"
+
+
+class Outgoing:
+    """The outgoing side of one daemon.
+
+    Args:
+        store: where queues and settlements are.
+        engine: what pays.
+        settle_timeout_s: how long a call of ``settle`` may take; ``None``: for ever.
+    """
+
+    def __init__(self, store: Store, engine: EnginePort, *, settle_timeout_s: float | None) -> None:
+        self._store = store
+        self._engine = engine
+        self._settle_timeout_s = settle_timeout_s
+        self.scheduler = Scheduler(self._advance, tasks_max=limits.SETTLING_ACCOUNTS_MAX)
+
+    async def _advance(self, account: int) -> int | None:
+        """Do what the account's queue needs next; return when to look again (see ``Scheduler``)."""
+        step = await self._store.next_settlement(
+            account, ids.mint(), asset_scale=self._engine.asset_scale
+        )
+        settlement = step.settlement
+        if settlement is None or (not step.begun and settlement.state != "unknown"):
+            return step.delay_ms
+        if step.begun:
+            outcome = await self._pay(settlement)
+        elif step.delay_ms:
+            return step.delay_ms
+        else:
+            outcome = await self._find(settlement)
+        # What became of the money is known by now: no cancellation may lose it.
+        with trio.CancelScope(shield=True):
+            await self._store.record_outcome(settlement.id, outcome)
+        _report(settlement, outcome)
+        return 0
+
+    async def _pay(self, settlement: Settlement) -> SettlementOutcome:
+        timeout_s = math.inf if self._settle_timeout_s is None else self._settle_timeout_s
+        try:
+            with trio.move_on_after(timeout_s) as timeout:
+                result = await self._engine.settle(
+                    settlement.account_id, settlement.amount, settlement.id
+                )
+        except Exception as error:
+            if says_not_settled(error):
+                return NotSent(describe(error), retry_delay_ms(settlement.failures))
+            log.warning("settle_raised", settlement=settlement.id, exc_info=error)
+            return self._unknown(f"settle raised {describe(error)}")
+        if timeout.cancelled_caught:
+            return self._unknown(f"settle did not return within {timeout_s:g} s")
+        try:
+            return Settled(checked(result))
+        except InvalidAmount as error:
+            return self._unknown(f"settle returned {result!r:.100}: {error}")
+
+    def _unknown(self, reason: str) -> SettlementOutcome:
+        if self._engine.find_settlement is None:
+            return Parked(f"{reason}; the engine has no find_settlement: {_HOW_TO_RESOLVE}")
+        return Unknown(reason)
+
+    async def _find(self, settlement: Settlement) -> SettlementOutcome:
+        """Ask the engine what became of a settlement whose outcome is unknown."""
+        if self._engine.find_settlement is None:
+            return self._unknown(settlement.reason or "the outcome is unknown")
+        delay_ms = retry_delay_ms(settlement.failures)
+        try:
+            with trio.fail_after(limits.FIND_TIMEOUT_S):
+                found = await self._engine.find_settlement(settlement.account_id, settlement.id)
+            if found is None:
+                return Unknown("find_settlement cannot tell yet: it is asked again", delay_ms)
+            amount = checked(found)
+        except Exception as error:
+            log.warning("find_settlement_raised", settlement=settlement.id, exc_info=error)
+            return Unknown(f"find_settlement raised {describe(error)}: it is asked again", delay_ms)
+        if amount:
+            return Settled(amount)
+        account = await self._store.account(settlement.account_id)
+        return NotSent("find_settlement: it was not sent", retry_delay_ms(account.failures))
+
+
+def says_not_settled(error: BaseException) -> bool:
+    """Return whether ``error`` is ``NotSettled``, or a group of nothing else (from a nursery)."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(says_not_settled(inner) for inner in error.exceptions)
+    return isinstance(error, NotSettled)
+
+
+def describe(error: BaseException) -> str:
+    """Return one line that says what was raised; of a group, its first error."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, NotSettled):
+        return str(error) or "the engine says that nothing was sent"
+    if isinstance(error, trio.TooSlowError):
+        return "a time-out"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _report(settlement: Settlement, outcome: SettlementOutcome) -> None:
+    bound = log.bind(account=settlement.account_id, settlement=settlement.id)
+    asked = to_text(settlement.amount)
+    match outcome:
+        case Settled(amount) if amount > settlement.amount:
+            bound.error("settled_too_much", asked=asked, settled=to_text(amount))
+        case Settled(amount):
+            bound.info("settled", asked=asked, settled=to_text(amount))
+        case NotSent(reason, delay_ms):
+            bound.warning("not_sent", amount=asked, reason=reason, retry_in_ms=delay_ms)
+        case Unknown(reason, delay_ms):
+            bound.warning("settlement_unknown", amount=asked, reason=reason, retry_in_ms=delay_ms)
+        case Parked(reason):
+            bound.error("settlement_parked", amount=asked, reason=reason)

@@ -1,0 +1,101 @@
+"""Runs one kind of work for each account that has some: one task an account, never two."""
+
+import heapq
+import math
+from collections.abc import Awaitable, Callable
+
+import structlog
+import trio
+
+from settled.errors import StoreBusy
+
+log = structlog.get_logger()
+
+_BUSY_DELAY_MS = 1000
+
+
+class Scheduler:
+    """Calls ``work(account)`` when the account was woken or when the time it asked for has come.
+
+    Args:
+        work: does what is due for the account with this number. It returns after how many
+            milliseconds it wants to be called again, ``None`` for not before it is woken. What it
+            raises ends the daemon, but ``StoreBusy``: then it is called again soon.
+        tasks_max: how many accounts are worked on at the same time.
+
+    Example::
+
+        scheduler = Scheduler(pay_what_is_due, tasks_max=100)
+        nursery.start_soon(scheduler.run)
+        scheduler.wake(account.number)
+    """
+
+    def __init__(self, work: Callable[[int], Awaitable[int | None]], *, tasks_max: int) -> None:
+        self._work = work
+        self._tasks_max = tasks_max
+        self._due: dict[int, float] = {}  # account -> trio time
+        self._heap: list[tuple[float, int]] = []
+        self._running: set[int] = set()
+        self._woken: set[int] = set()  # while running
+        self._changed = trio.Event()
+        self._draining = False
+
+    def wake(self, account: int) -> None:
+        """Have the account worked on now, or again right after the work that is going on."""
+        if account in self._running:
+            self._woken.add(account)
+        else:
+            self._schedule(account, trio.current_time())
+
+    def _schedule(self, account: int, at: float) -> None:
+        if at < self._due.get(account, math.inf):
+            self._due[account] = at
+            heapq.heappush(self._heap, (at, account))
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._changed = trio.Event()
+                next_at = math.inf
+                if not self._draining and len(self._running) < self._tasks_max:
+                    next_at = self._start_due(nursery)
+                with trio.move_on_at(next_at):
+                    await self._changed.wait()
+
+    def _start_due(self, nursery: trio.Nursery) -> float:
+        """Start the work that is due; return when the next will be."""
+        while self._heap and len(self._running) < self._tasks_max:
+            at, account = self._heap[0]
+            if self._due.get(account) != at:
+                heapq.heappop(self._heap)  # it was scheduled anew, or has run since
+            elif at <= trio.current_time():
+                heapq.heappop(self._heap)
+                del self._due[account]
+                self._running.add(account)
+                nursery.start_soon(self._run_one, account)
+            else:
+                return at
+        return math.inf
+
+    async def _run_one(self, account: int) -> None:
+        try:
+            delay_ms = await self._work(account)
+        except StoreBusy as error:
+            log.warning("store_busy", reason=str(error))
+            delay_ms = _BUSY_DELAY_MS
+        self._running.discard(account)
+        if account in self._woken:
+            self._woken.discard(account)
+            delay_ms = 0
+        if delay_ms is not None:
+            self._schedule(account, trio.current_time() + delay_ms / 1000)
+        self._changed.set()
+
+    async def drain(self) -> None:
+        """Start no more work, and wait for what is going on to end."""
+        self._draining = True
+        while self._running:
+            await self._changed.wait()
+            await trio.lowlevel.checkpoint()

@@ -1,0 +1,166 @@
+"""The daemon: store, engine, core and HTTP server put together, and its start and end in order."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import structlog
+import trio
+
+from settled import limits
+from settled.connector import open_connector
+from settled.core.core import Core
+from settled.core.operations import Operations
+from settled.core.outgoing import describe
+from settled.engine.protocol import Connect, connected
+from settled.engine.services import Services
+from settled.errors import SettledError
+from settled.http.listening import bind
+from settled.store.protocol import Store
+
+log = structlog.get_logger()
+
+
+class EngineCrashed(SettledError):
+    """A background task of the engine ended with an exception."""
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A daemon that serves.
+
+    Attributes:
+        url: where the connector reaches it.
+        operations: the same verbs without HTTP.
+        services: what the engine was handed.
+    """
+
+    url: str
+    operations: Operations
+    services: Services
+
+
+@asynccontextmanager
+async def serve(
+    connect: Connect,
+    store: Store,
+    *,
+    listen: str = "127.0.0.1:3000",
+    connector_url: str = "http://localhost:7771",
+    grace_s: float = limits.SHUTDOWN_GRACE_S,
+    settle_timeout_s: float | None = None,
+    certfile: Path | None = None,
+    keyfile: Path | None = None,
+) -> AsyncIterator[Daemon]:
+    """Run an engine behind the connector's API for as long as the block lasts.
+
+    Leaving the block drains: nothing new is started, and what is under way has ``grace_s`` to end.
+    What has not ended by then is taken up at the next start.
+
+    Args:
+        connect: the engine; see ``settled.Connect``.
+        store: where everything is kept, such as ``open_sqlite(..., exclusive=True)`` gives.
+        listen: ``host:port``; port 0 takes any free one.
+        connector_url: where the connector takes credits and messages.
+        grace_s: how long the end may take, in seconds.
+        settle_timeout_s: how long a call of the engine's ``settle`` may take, in seconds; then its
+            outcome is unknown. ``None``: for ever.
+        certfile: serve TLS with this certificate chain (PEM), together with ``keyfile``.
+        keyfile: the private key of the certificate (PEM).
+
+    Raises:
+        ConfigError: when ``connect`` gives no proper engine, or a setting cannot be used.
+        SettledError: when it cannot listen, or (as the block ends) the engine crashed.
+
+    Example::
+
+        async with (
+            open_sqlite("settled.db", exclusive=True, create=True) as store,
+            serve(connect, store) as daemon,
+        ):
+            print(daemon.url)
+            await trio.sleep_forever()
+    """
+    interrupted = await store.interrupt_settlements()
+    if interrupted:
+        log.warning("settlements_interrupted", count=interrupted)
+    async with open_connector(connector_url) as connector, trio.open_nursery() as nursery:
+        engine_nursery = await nursery.start(_engine_tasks)
+        services = Services(store, connector, engine_nursery)
+        async with connected(connect, services) as engine:
+            core = Core(
+                store, engine, connector.deliver, nursery, settle_timeout_s=settle_timeout_s
+            )
+            services.attach(core)
+            operations = Operations(store, core, engine)
+            server = _Server(grace_s)
+            url = await server.start(nursery, operations, listen, certfile, keyfile)
+            core.start()
+            log.info("serving", url=url, connector=connector.shown_url)
+            yield Daemon(url, operations, services)
+            log.info("draining", grace_s=grace_s)
+            with trio.move_on_after(grace_s) as grace:
+                await server.stop()
+                await core.drain()
+            log.info("stopped", drained=not grace.cancelled_caught)
+        nursery.cancel_scope.cancel()
+
+
+async def _engine_tasks(task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    try:
+        async with trio.open_nursery() as nursery:
+            task_status.started(nursery)
+            await trio.sleep_forever()
+    except Exception as error:
+        raise EngineCrashed(
+            f"a background task of the engine crashed: {describe(error)}; nothing is lost, "
+            f"start again when its cause is mended"
+        ) from error
+
+
+class _Server:
+    """The HTTP server as a thing that is started and stopped."""
+
+    def __init__(self, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._stop = trio.Event()
+        self._stopped = trio.Event()
+
+    async def start(
+        self,
+        nursery: trio.Nursery,
+        operations: Operations,
+        listen: str,
+        certfile: Path | None,
+        keyfile: Path | None,
+    ) -> str:
+        """Serve in ``nursery``; return the URL once connections are accepted."""
+        # Quart and Hypercorn are half of the start-up time of a command that needs neither.
+        from settled.http.app import make_app
+        from settled.http.server import serve_http
+
+        sock = bind(listen)
+        host, port = sock.getsockname()[:2]
+        serving = partial(
+            serve_http,
+            make_app(operations),
+            sock,
+            certfile=None if certfile is None else str(certfile),
+            keyfile=None if keyfile is None else str(keyfile),
+            shutdown=self._stop.wait,
+            grace_s=self._grace_s,
+        )
+        await nursery.start(self._run, serving)
+        scheme = "http" if certfile is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+    async def _run(self, serving: partial[object], *, task_status: trio.TaskStatus[None]) -> None:
+        await serving(task_status=task_status)  # type: ignore[misc]
+        self._stopped.set()
+
+    async def stop(self) -> None:
+        """Accept nothing more, and wait until the requests under way are answered."""
+        self._stop.set()
+        await self._stopped.wait()

@@ -1,0 +1,58 @@
+"""Every limit of the program, in one place. Units are the last word of each name.
+
+A limit that a stranger can reach is enforced where his bytes come in; the rest bound loops.
+"""
+
+from typing import Final
+
+# What a request may carry.
+BODY_BYTES_MAX: Final = 64 * 1024
+ACCOUNT_ID_CHARS_MAX: Final = 255
+SETTLEMENT_ID_CHARS_MAX: Final = 255
+IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
+AMOUNT_DIGITS_MAX: Final = 1024
+SCALE_MAX: Final = 255
+STATE_KEY_CHARS_MAX: Final = 255
+STATE_VALUE_BYTES_MAX: Final = 64 * 1024
+REASON_CHARS_MAX: Final = 1000
+
+# How long a client may take, and how long he is kept waiting.
+HEADER_TIMEOUT_S: Final = 5
+BODY_TIMEOUT_S: Final = 10
+MESSAGE_HANDLER_TIMEOUT_S: Final = 4  # connectors give up after 5 s and send again
+HOOK_TIMEOUT_S: Final = 60
+FIND_TIMEOUT_S: Final = 60
+SHUTDOWN_GRACE_S: Final = 10
+RETRY_AFTER_S: Final = 1
+
+# What we allow the connector.
+CONNECTOR_CONNECT_TIMEOUT_S: Final = 5
+CONNECTOR_TIMEOUT_S: Final = 10
+MESSAGE_TIMEOUT_S: Final = 32  # the packet that carries a message expires after 30 s
+CONNECTOR_CONNECTIONS_MAX: Final = 64
+CONNECTOR_REPLY_BYTES_MAX: Final = 64 * 1024
+DELIVERIES_MAX: Final = 512
+DELIVERIES_PER_ACCOUNT_MAX: Final = 8
+
+# What is done at once.
+SETTLING_ACCOUNTS_MAX: Final = 10_000  # an engine that never returns holds one of these places
+HOOKS_MAX: Final = 100
+
+# Retries: exponential with full jitter (RFC 0038 asks for at most an hour between attempts).
+RETRY_DELAY_MIN_S: Final = 0.1
+RETRY_DELAY_MAX_S: Final = 3600.0
+
+# Connectors forget a credit's key 24 h after its first use; we stop an hour earlier.
+AMBIGUOUS_AGE_MAX_MS: Final = 23 * 3600 * 1000
+
+# Idempotency keys live in ticks of running time, so that no jump of the clock ends one early.
+KEY_TICK_S: Final = 600
+KEY_LIFE_TICKS: Final = 48 * 3600 // KEY_TICK_S
+PURGE_BATCH_ROWS: Final = 1000
+
+# The store.
+BUSY_TIMEOUT_S: Final = 3
+COMMIT_BATCH_MAX: Final = 1000
+READERS_MAX: Final = 4
+PAGE_ROWS_MAX: Final = 1000
+FOREIGN_WRITE_POLL_S: Final = 0.05

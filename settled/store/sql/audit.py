@@ -1,0 +1,114 @@
+"""The audit: every balance recomputed from the journal, and the file's own integrity."""
+
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from itertools import groupby
+from operator import itemgetter
+from sqlite3 import Connection
+from typing import Final, cast
+
+from settled.amounts import EXACT, ZERO, to_text
+from settled.store.records import Bucket, Difference
+from settled.store.sql.ledger import BUCKETS, COLUMNS, ORIGINS, AccountRow
+
+_PROGRESS_ROWS: Final = 10_000
+_STANDING: Final = """
+    SELECT account, state, amount FROM settlements WHERE state IN ('in_flight', 'unknown', 'parked')
+"""
+Balance = dict[Bucket, Decimal]
+
+
+def audit(conn: Connection, progress: Callable[[int, int], None]) -> list[Difference]:
+    """See ``Store.audit``. All is read from one snapshot."""
+    conn.execute("BEGIN")
+    try:
+        return [*_integrity(conn), *_balances(conn, progress), *_records(conn)]
+    finally:
+        conn.execute("ROLLBACK")
+
+
+def _integrity(conn: Connection) -> Iterator[Difference]:
+    for (finding,) in conn.execute("PRAGMA integrity_check"):
+        if finding != "ok":
+            yield Difference("database", "integrity", "ok", finding)
+    for table, row, parent, _ in conn.execute("PRAGMA foreign_key_check"):
+        yield Difference("database", f"row {row} of {table}", f"a row of {parent}", "none")
+
+
+def _balances(conn: Connection, progress: Callable[[int, int], None]) -> Iterator[Difference]:
+    (total,) = conn.execute("SELECT count(*) FROM journal").fetchone()
+    folded = _fold(conn, total, progress)
+    pending = next(folded, None)
+    for row in conn.execute(f"SELECT {COLUMNS} FROM accounts ORDER BY number"):
+        account = AccountRow(row)
+        expected = dict.fromkeys(BUCKETS, ZERO)
+        if pending is not None and pending[0] == account.number:
+            expected = pending[1]
+            pending = next(folded, None)
+        for bucket in BUCKETS:
+            if expected[bucket] != account.balance[bucket]:
+                yield Difference(
+                    account.id, bucket, to_text(expected[bucket]), to_text(account.balance[bucket])
+                )
+        yield from _conservation(account)
+    progress(total, total)
+
+
+def _conservation(account: AccountRow) -> Iterator[Difference]:
+    balance = account.balance
+    for origin, parts in (
+        ("requested", ("queued", "in_flight", "unknown", "settled")),
+        ("received", ("undelivered", "parked", "credited")),
+    ):
+        total = ZERO
+        for part in parts:
+            total = EXACT.add(total, balance[cast(Bucket, part)])
+        if total != balance[cast(Bucket, origin)]:
+            yield Difference(
+                account.id,
+                f"{origin} = {' + '.join(parts)}",
+                to_text(balance[cast(Bucket, origin)]),
+                to_text(total),
+            )
+
+
+def _fold(
+    conn: Connection, total: int, progress: Callable[[int, int], None]
+) -> Iterator[tuple[int, Balance]]:
+    """Yield each account's number and its balances by the journal, in the order of the numbers.
+
+    SQLite sorts outside of memory, so that the audit of a large file stays small.
+    """
+    rows = conn.execute("SELECT account, source, target, amount FROM journal ORDER BY account")
+    done = 0
+    for number, entries in groupby(rows, key=itemgetter(0)):
+        balance: Balance = dict.fromkeys(BUCKETS, ZERO)
+        for _, source, target, text in entries:
+            amount = Decimal(text)
+            grow = EXACT.add if source in ORIGINS else EXACT.subtract
+            balance[source] = grow(balance[source], amount)
+            balance[target] = EXACT.add(balance[target], amount)
+            done += 1
+            if done % _PROGRESS_ROWS == 0:
+                progress(done, total)
+        yield number, balance
+
+
+def _records(conn: Connection) -> Iterator[Difference]:
+    """Compare the rows of settlements and credits with the balances they add up to."""
+    standing: dict[tuple[int, Bucket], Decimal] = {}
+    for number, state, amount in conn.execute(_STANDING):
+        bucket: Bucket = "in_flight" if state == "in_flight" else "unknown"
+        standing[number, bucket] = Decimal(amount)
+    rows = conn.execute(
+        "SELECT number, id, in_flight, unknown FROM accounts "
+        "WHERE in_flight <> '0' OR unknown <> '0'"
+    )
+    for number, account_id, in_flight, unknown in rows:
+        found: tuple[tuple[Bucket, str], ...] = (("in_flight", in_flight), ("unknown", unknown))
+        for name, text in found:
+            expected = standing.pop((number, name), ZERO)
+            if expected != Decimal(text):
+                yield Difference(account_id, f"{name} settlements", to_text(expected), text)
+    for (number, name), amount in standing.items():
+        yield Difference(f"account number {number}", f"{name} settlements", to_text(amount), "0")

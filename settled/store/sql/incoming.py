@@ -1,0 +1,243 @@
+"""Credits, and their delivery to the connector."""
+
+from dataclasses import replace
+from decimal import Decimal
+from sqlite3 import Connection
+from typing import Any, Final
+
+from settled import limits
+from settled.amounts import checked, to_text
+from settled.errors import (
+    AccountNotFound,
+    InvalidAmount,
+    NotFound,
+    NotResolvable,
+    SettlementConflict,
+)
+from settled.ids import check_settlement_id, credit_key
+from settled.store.records import (
+    AddCredit,
+    Ambiguous,
+    Bucket,
+    Credit,
+    Delivered,
+    DeliveryOutcome,
+    NextDeliveries,
+    NotDelivered,
+)
+from settled.store.sql.ledger import Tx, find_latest, load, shortened, wait_ms
+
+CREDITS: Final = """
+    SELECT c.number, c.id, c.account, c.account_id, c.settlement_id, c.amount, c.state, c.reason,
+        c.attempts, c.ambiguous_ms, c.retry_ms, c.created_ms, c.updated_ms
+    FROM credits AS c
+"""
+# How long a credit that is being sent is not handed out again; far above the send's time-out.
+_LEASE_MS: Final = 60_000
+# A clock this far behind the first ambiguous attempt was set back: the age cannot be told.
+_CLOCK_BACK_MS: Final = 3_600_000
+_NO_ANSWER: Final = (
+    "no clear answer for 23 h: find out whether the connector credited it, then "
+    "`settled credits resolve` or `settled credits retry`"
+)
+
+
+def credit_record(row: tuple[Any, ...]) -> Credit:
+    """Return a row of ``CREDITS`` as the store hands it out."""
+    return Credit(
+        number=row[0],
+        id=row[1],
+        account=row[2],
+        account_id=row[3],
+        settlement_id=row[4],
+        amount=Decimal(row[5]),
+        state=row[6],
+        reason=row[7],
+        attempts=row[8],
+        ambiguous_ms=row[9],
+        retry_ms=row[10],
+        created_ms=row[11],
+        updated_ms=row[12],
+    )
+
+
+def find_credit(conn: Connection, credit_id: str) -> Credit:
+    """See ``IncomingStore.credit``."""
+    row = conn.execute(f"{CREDITS} WHERE c.id = ?", (credit_id,)).fetchone()
+    if row is None:
+        raise NotFound(f"no credit {credit_id!r}: see `settled credits list`")
+    return credit_record(row)
+
+
+def add_credit(tx: Tx, change: AddCredit) -> int | None:
+    """Record an incoming settlement; return its account's number, ``None`` if it is known."""
+    amount = checked(change.amount)
+    settlement_id = check_settlement_id(change.settlement_id)
+    if not amount:
+        raise InvalidAmount(f"account {change.account_id}: a credit of zero says nothing")
+    known = tx.conn.execute(
+        "SELECT amount FROM credits WHERE account_id = ? AND settlement_id = ?",
+        (change.account_id, settlement_id),
+    ).fetchone()
+    if known is not None:
+        if Decimal(known[0]) != amount:
+            raise SettlementConflict(
+                f"account {change.account_id}: settlement {settlement_id!r} was credited with "
+                f"{known[0]} before and cannot be {to_text(amount)} now"
+            )
+        return None
+    account = find_latest(tx.conn, change.account_id)
+    if account is None:
+        raise AccountNotFound(change.account_id)
+    key = credit_key(change.account_id, settlement_id)
+    tx.conn.execute(
+        "INSERT INTO credits (id, account, account_id, settlement_id, amount, state, created_ms, "
+        "updated_ms) VALUES (?, ?, ?, ?, ?, 'undelivered', ?, ?)",
+        (
+            key,
+            account.number,
+            change.account_id,
+            settlement_id,
+            to_text(amount),
+            tx.now_ms,
+            tx.now_ms,
+        ),
+    )
+    account.move(tx, "received", "undelivered", amount, key)
+    account.save(tx)
+    tx.touch(account.number)
+    return account.number
+
+
+def next_deliveries(tx: Tx, number: int, limit: int) -> NextDeliveries:
+    """See ``IncomingStore.next_deliveries``."""
+    # A time beyond the longest delay was written by a clock that has gone back since.
+    delay_max_ms = round(limits.RETRY_DELAY_MAX_S * 1000)
+    tx.conn.execute(
+        "UPDATE credits SET retry_ms = ? "
+        "WHERE account = ? AND state = 'undelivered' AND retry_ms > ?",
+        (tx.now_ms + delay_max_ms, number, tx.now_ms + delay_max_ms),
+    )
+    handed_out: list[Credit] = []
+    parked: list[Credit] = []
+    while len(handed_out) < limit:
+        row = tx.conn.execute(
+            f"{CREDITS} WHERE c.account = ? AND c.state = 'undelivered' AND c.retry_ms <= ? "
+            "ORDER BY c.retry_ms, c.number LIMIT 1",
+            (number, tx.now_ms),
+        ).fetchone()
+        if row is None:
+            break
+        credit = credit_record(row)
+        if _age_is_told(credit, tx.now_ms):
+            handed_out.append(_hand_out(tx, credit))
+        else:
+            parked.append(_park(tx, credit))
+    (earliest,) = tx.conn.execute(
+        "SELECT min(retry_ms) FROM credits WHERE account = ? AND state = 'undelivered'", (number,)
+    ).fetchone()
+    delay_ms = None if earliest is None else wait_ms(earliest, tx.now_ms)
+    return NextDeliveries(tuple(handed_out), delay_ms, tuple(parked))
+
+
+def _age_is_told(credit: Credit, now_ms: int) -> bool:
+    """Return whether the connector surely still knows the credit's key, if it ever saw it."""
+    if credit.ambiguous_ms is None:
+        return True
+    age_ms = now_ms - credit.ambiguous_ms
+    return -_CLOCK_BACK_MS <= age_ms < limits.AMBIGUOUS_AGE_MAX_MS
+
+
+def _hand_out(tx: Tx, credit: Credit) -> Credit:
+    since_ms = tx.now_ms if credit.ambiguous_ms is None else credit.ambiguous_ms
+    tx.conn.execute(
+        "UPDATE credits SET attempts = attempts + 1, ambiguous_ms = ?, retry_ms = ?, "
+        "updated_ms = ? WHERE number = ?",
+        (since_ms, tx.now_ms + _LEASE_MS, tx.now_ms, credit.number),
+    )
+    return replace(
+        credit,
+        attempts=credit.attempts + 1,
+        retry_ms=tx.now_ms + _LEASE_MS,
+        updated_ms=tx.now_ms,
+    )
+
+
+def _park(tx: Tx, credit: Credit) -> Credit:
+    account = load(tx.conn, credit.account)
+    account.move(tx, "undelivered", "parked", credit.amount, credit.id)
+    account.save(tx)
+    reason = f"{credit.reason}; {_NO_ANSWER}" if credit.reason else _NO_ANSWER
+    tx.conn.execute(
+        "UPDATE credits SET state = 'parked', reason = ?, updated_ms = ? WHERE number = ?",
+        (shortened(reason), tx.now_ms, credit.number),
+    )
+    return find_credit(tx.conn, credit.id)
+
+
+def record_delivery(tx: Tx, credit: Credit, outcome: DeliveryOutcome) -> None:
+    """See ``IncomingStore.record_delivery``."""
+    stored = find_credit(tx.conn, credit.id)
+    if isinstance(outcome, Delivered):
+        if stored.state != "credited":
+            _credited(tx, stored, None)
+        return
+    if stored.state != "undelivered":
+        return  # the operator was faster
+    since_ms = stored.ambiguous_ms
+    match outcome:
+        case NotDelivered(reason, retry_delay_ms):
+            since_ms = credit.ambiguous_ms
+        case Ambiguous(reason, retry_delay_ms):
+            pass
+    tx.conn.execute(
+        "UPDATE credits SET reason = ?, retry_ms = ?, ambiguous_ms = ?, updated_ms = ? "
+        "WHERE number = ?",
+        (
+            shortened(reason),
+            tx.now_ms + retry_delay_ms,
+            since_ms,
+            tx.now_ms,
+            credit.number,
+        ),
+    )
+
+
+def _credited(tx: Tx, credit: Credit, reason: str | None) -> None:
+    account = load(tx.conn, credit.account)
+    source: Bucket = "parked" if credit.state == "parked" else "undelivered"
+    account.move(tx, source, "credited", credit.amount, credit.id)
+    account.save(tx)
+    tx.conn.execute(
+        "UPDATE credits SET state = 'credited', reason = ?, updated_ms = ? WHERE number = ?",
+        (shortened(reason), tx.now_ms, credit.number),
+    )
+
+
+def retry_credit(tx: Tx, credit_id: str) -> Credit:
+    """See ``IncomingStore.retry_credit``."""
+    credit = _not_yet_credited(tx, credit_id)
+    if credit.state == "parked":
+        account = load(tx.conn, credit.account)
+        account.move(tx, "parked", "undelivered", credit.amount, credit.id)
+        account.save(tx)
+    tx.conn.execute(
+        "UPDATE credits SET state = 'undelivered', reason = NULL, ambiguous_ms = NULL, "
+        "retry_ms = 0, updated_ms = ? WHERE number = ?",
+        (tx.now_ms, credit.number),
+    )
+    tx.touch(credit.account)
+    return find_credit(tx.conn, credit_id)
+
+
+def resolve_credit(tx: Tx, credit_id: str, note: str) -> Credit:
+    """See ``IncomingStore.resolve_credit``."""
+    _credited(tx, _not_yet_credited(tx, credit_id), note)
+    return find_credit(tx.conn, credit_id)
+
+
+def _not_yet_credited(tx: Tx, credit_id: str) -> Credit:
+    credit = find_credit(tx.conn, credit_id)
+    if credit.state == "credited":
+        raise NotResolvable(f"credit {credit_id} is credited: that is final")
+    return credit

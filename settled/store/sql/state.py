@@ -1,0 +1,61 @@
+"""The engine's own small durable state, and the changes that it commits together."""
+
+from collections.abc import Sequence
+from sqlite3 import Connection
+
+from settled import limits
+from settled.store.records import AddCredit, Change, SetState
+from settled.store.sql.incoming import add_credit
+from settled.store.sql.ledger import Tx
+
+
+def commit(tx: Tx, changes: Sequence[Change]) -> list[int | None]:
+    """See ``StateStore.commit``."""
+    return [_make(tx, change) for change in changes]
+
+
+def _make(tx: Tx, change: Change) -> int | None:
+    match change:
+        case AddCredit():
+            return add_credit(tx, change)
+        case SetState():
+            _set(tx, change)
+            return None
+
+
+def _set(tx: Tx, change: SetState) -> None:
+    if not 0 < len(change.key) <= limits.STATE_KEY_CHARS_MAX:
+        raise ValueError(f"a state key has 1 to {limits.STATE_KEY_CHARS_MAX} characters")
+    scope = change.account_id or ""
+    if change.value is None:
+        tx.conn.execute(
+            "DELETE FROM engine_state WHERE account_id = ? AND key = ?", (scope, change.key)
+        )
+        return
+    if len(change.value) > limits.STATE_VALUE_BYTES_MAX:
+        raise ValueError(
+            f"state {change.key!r}: a value has {limits.STATE_VALUE_BYTES_MAX} bytes at most"
+        )
+    tx.conn.execute(
+        "INSERT INTO engine_state (account_id, key, value) VALUES (?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET value = excluded.value",
+        (scope, change.key, change.value),
+    )
+
+
+def get_state(conn: Connection, account_id: str | None, key: str) -> bytes | None:
+    """See ``StateStore.get_state``."""
+    row = conn.execute(
+        "SELECT value FROM engine_state WHERE account_id = ? AND key = ?", (account_id or "", key)
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def list_state(conn: Connection, account_id: str | None, prefix: str) -> list[tuple[str, bytes]]:
+    """See ``StateStore.list_state``."""
+    rows = conn.execute(
+        "SELECT key, value FROM engine_state "
+        "WHERE account_id = ? AND substr(key, 1, ?) = ? ORDER BY key",
+        (account_id or "", len(prefix), prefix),
+    )
+    return [(key, bytes(value)) for key, value in rows]

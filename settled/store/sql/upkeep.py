@@ -1,0 +1,28 @@
+"""What keeps the store well: ageing and purging keys, and news from other processes."""
+
+from settled import limits
+from settled.store.sql.ledger import Tx
+
+
+def age_keys(tx: Tx) -> None:
+    """See ``Store.age_keys``."""
+    tx.conn.execute("UPDATE counters SET value = value + 1 WHERE name = 'key_tick'")
+
+
+def purge_keys(tx: Tx) -> int:
+    """See ``Store.purge_keys``."""
+    expired = tx.conn.execute(
+        "SELECT account_id, key FROM idempotency_keys "
+        "WHERE tick <= (SELECT value FROM counters WHERE name = 'key_tick') - ? LIMIT ?",
+        (limits.KEY_LIFE_TICKS, limits.PURGE_BATCH_ROWS),
+    ).fetchall()
+    tx.conn.executemany("DELETE FROM idempotency_keys WHERE account_id = ? AND key = ?", expired)
+    return len(expired)
+
+
+def take_nudges(tx: Tx) -> list[int]:
+    """Return the accounts that other processes touched, and forget that they did."""
+    rows = tx.conn.execute("SELECT DISTINCT account FROM nudges ORDER BY account").fetchall()
+    if rows:
+        tx.conn.execute("DELETE FROM nudges")
+    return [account for (account,) in rows]

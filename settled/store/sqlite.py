@@ -1,0 +1,272 @@
+"""The store on a SQLite file: one writer with group commit, readers beside it."""
+
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from settled import limits
+from settled.amounts import Quantity
+from settled.errors import StoreBusy
+from settled.store import file, lock
+from settled.store.records import (
+    Account,
+    AccountState,
+    Change,
+    Credit,
+    CreditState,
+    DeliveryOutcome,
+    Difference,
+    NextDeliveries,
+    NextHook,
+    NextSettlement,
+    NotSent,
+    Queued,
+    Settled,
+    Settlement,
+    SettlementOutcome,
+    SettlementState,
+    Work,
+)
+from settled.store.sql import accounts, audit, incoming, outgoing, reads, state, upkeep
+from settled.store.sql.ledger import Tx
+from settled.store.writer import Writer
+
+_T = TypeVar("_T")
+
+
+def wall_ms() -> int:
+    """Return the wall clock in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+@asynccontextmanager
+async def open_sqlite(
+    path: Path | str,
+    *,
+    exclusive: bool,
+    create: bool = False,
+    now_ms: Callable[[], int] = wall_ms,
+) -> AsyncIterator["SqliteStore"]:
+    """Open the database at ``path`` as a ``settled.store.protocol.Store``.
+
+    Args:
+        path: the file; its ``-wal``, ``-shm`` and ``.lock`` files live beside it.
+        exclusive: hold the database, as the one daemon on it. Otherwise the store works beside a
+            daemon, which notices at once what is written.
+        create: make the file if there is none.
+        now_ms: the wall clock.
+
+    Raises:
+        StoreHeld: when it is exclusive, and another process holds the database.
+        ConfigError: when the file is missing, is no settled database, is damaged, or was written by
+            a newer program.
+
+    Example::
+
+        async with open_sqlite("settled.db", exclusive=False) as store:
+            for account in await store.accounts():
+                print(account.id, account.queued)
+    """
+    path = Path(path)
+    async with AsyncExitStack() as stack:
+        with ExitStack() as locking:
+            if exclusive:
+                file.check(path, create=create)
+                locking.enter_context(lock.held(path))
+            await trio.to_thread.run_sync(_prepare, path, create, exclusive)
+            stack.enter_context(locking.pop_all())
+        store = SqliteStore(path, now_ms=now_ms, nudge=not exclusive)
+        stack.push_async_callback(store.aclose)
+        yield store
+
+
+def _prepare(path: Path, create: bool, exclusive: bool) -> None:
+    file.check(path, create=create)
+    if file.pending(path):
+        with ExitStack() as stack:
+            if not exclusive:
+                stack.enter_context(lock.held(path))
+            file.migrate(path)
+
+
+class SqliteStore:
+    """See ``settled.store.protocol.Store``; made by ``open_sqlite``."""
+
+    def __init__(self, path: Path, *, now_ms: Callable[[], int], nudge: bool) -> None:
+        self._path = path
+        self._writer = Writer(file.connect(path), now_ms, nudge=nudge)
+        self._readers: list[sqlite3.Connection] = []
+        self._reading = trio.CapacityLimiter(limits.READERS_MAX)
+        self._foreign_version = 0
+
+    async def aclose(self) -> None:
+        """Commit what waits and close every connection."""
+        await self._writer.aclose()
+        while self._readers:
+            self._readers.pop().close()
+
+    async def _read(self, read: Callable[[sqlite3.Connection], _T]) -> _T:
+        return await trio.to_thread.run_sync(self._read_in_thread, read, limiter=self._reading)
+
+    def _read_in_thread(self, read: Callable[[sqlite3.Connection], _T]) -> _T:
+        conn = self._readers.pop() if self._readers else file.connect(self._path, read_only=True)
+        try:
+            return read(conn)
+        finally:
+            self._readers.append(conn)
+
+    # --- accounts ---
+
+    async def open_account(self, account_id: str, *, setup: bool = True) -> Account:
+        return await self._writer.write(lambda tx: accounts.open_account(tx, account_id, setup))
+
+    async def close_account(self, account_id: str) -> Account:
+        return await self._writer.write(lambda tx: accounts.close_account(tx, account_id))
+
+    async def account(self, account_id: str) -> Account:
+        return await self._read(lambda conn: reads.account(conn, account_id))
+
+    async def accounts(
+        self,
+        *,
+        account_id: str | None = None,
+        state: AccountState | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Account]:
+        return await self._read(lambda conn: reads.accounts(conn, account_id, state, before, limit))
+
+    async def next_hook(self, account: int) -> NextHook | None:
+        return await self._writer.write(lambda tx: accounts.next_hook(tx, account))
+
+    async def finish_hook(
+        self, account: int, hook: str, *, failure: str | None = None, retry_delay_ms: int = 0
+    ) -> None:
+        await self._writer.write(
+            lambda tx: accounts.finish_hook(tx, account, hook, failure, retry_delay_ms)
+        )
+
+    # --- outgoing ---
+
+    async def queue_settlement(self, account_id: str, quantity: Quantity, key: str) -> Queued:
+        return await self._writer.write(
+            lambda tx: outgoing.queue_settlement(tx, account_id, quantity, key)
+        )
+
+    async def next_settlement(
+        self, account: int, settlement_id: str, *, asset_scale: int | None = None
+    ) -> NextSettlement:
+        return await self._writer.write(
+            lambda tx: outgoing.next_settlement(tx, account, settlement_id, asset_scale)
+        )
+
+    async def record_outcome(self, settlement_id: str, outcome: SettlementOutcome) -> Settlement:
+        return await self._writer.write(
+            lambda tx: outgoing.record_outcome(tx, settlement_id, outcome)
+        )
+
+    async def resolve_settlement(
+        self, settlement_id: str, outcome: Settled | NotSent
+    ) -> Settlement:
+        return await self._writer.write(
+            lambda tx: outgoing.resolve_settlement(tx, settlement_id, outcome)
+        )
+
+    async def retry_settlement(self, account_id: str) -> Account:
+        return await self._writer.write(lambda tx: outgoing.retry_settlement(tx, account_id))
+
+    async def interrupt_settlements(self) -> int:
+        return await self._writer.write(outgoing.interrupt_settlements)
+
+    async def settlements(
+        self,
+        *,
+        account_id: str | None = None,
+        state: SettlementState | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Settlement]:
+        return await self._read(
+            lambda conn: reads.settlements(conn, account_id, state, before, limit)
+        )
+
+    async def settlement(self, settlement_id: str) -> Settlement:
+        return await self._read(lambda conn: outgoing.find_settlement(conn, settlement_id))
+
+    # --- incoming ---
+
+    async def next_deliveries(self, account: int, limit: int) -> NextDeliveries:
+        return await self._writer.write(lambda tx: incoming.next_deliveries(tx, account, limit))
+
+    async def record_delivery(self, credit: Credit, outcome: DeliveryOutcome) -> None:
+        await self._writer.write(lambda tx: incoming.record_delivery(tx, credit, outcome))
+
+    async def retry_credit(self, credit_id: str) -> Credit:
+        return await self._writer.write(lambda tx: incoming.retry_credit(tx, credit_id))
+
+    async def resolve_credit(self, credit_id: str, note: str) -> Credit:
+        return await self._writer.write(lambda tx: incoming.resolve_credit(tx, credit_id, note))
+
+    async def credits(
+        self,
+        *,
+        account_id: str | None = None,
+        state: CreditState | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Credit]:
+        return await self._read(lambda conn: reads.credits(conn, account_id, state, before, limit))
+
+    async def credit(self, credit_id: str) -> Credit:
+        return await self._read(lambda conn: incoming.find_credit(conn, credit_id))
+
+    # --- the engine's state ---
+
+    async def commit(self, changes: Sequence[Change]) -> list[int | None]:
+        return await self._writer.write(lambda tx: state.commit(tx, changes))
+
+    async def get_state(self, account_id: str | None, key: str) -> bytes | None:
+        return await self._read(lambda conn: state.get_state(conn, account_id, key))
+
+    async def list_state(self, account_id: str | None, prefix: str = "") -> list[tuple[str, bytes]]:
+        return await self._read(lambda conn: state.list_state(conn, account_id, prefix))
+
+    # --- upkeep ---
+
+    async def unfinished(self, work: Work, *, after: int = 0, limit: int = 1000) -> list[int]:
+        return await self._read(lambda conn: reads.unfinished(conn, work, after, limit))
+
+    async def wait_foreign_writes(self) -> list[int]:
+        while True:
+            try:
+                version = await self._writer.write(_data_version)
+                if version != self._foreign_version:
+                    touched = await self._writer.write(upkeep.take_nudges)
+                    self._foreign_version = version
+                    if touched:
+                        return touched
+            except StoreBusy:
+                pass  # the other process is still at it
+            await trio.sleep(limits.FOREIGN_WRITE_POLL_S)
+
+    async def age_keys(self) -> None:
+        await self._writer.write(upkeep.age_keys)
+
+    async def purge_keys(self) -> int:
+        return await self._writer.write(upkeep.purge_keys)
+
+    async def audit(
+        self, progress: Callable[[int, int], None] = lambda _done, _total: None
+    ) -> list[Difference]:
+        return await self._read(lambda conn: audit.audit(conn, progress))
+
+
+def _data_version(tx: Tx) -> int:
+    # On the writer's own connection this number changes only when others have written.
+    version: int = tx.conn.execute("PRAGMA data_version").fetchone()[0]
+    return version

@@ -1,0 +1,194 @@
+"""Group commit: one thread that writes, and commits all that waits together with one sync.
+
+Work arrives as functions of an open transaction. While the disk syncs one batch, the next gathers.
+A batch whose transaction fails is rolled back whole and run again one by one, so a function must do
+all its work through the transaction it is given.
+"""
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar, cast
+
+import outcome
+import trio
+
+from settled import limits
+from settled.errors import SettledError, StoreBroken, StoreBusy
+from settled.store.sql.ledger import Tx
+
+_T = TypeVar("_T")
+
+# Faults that SQLite rolls back cleanly and that pass: the caller may try again.
+_PASSING: Final = frozenset(
+    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM}
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    run: Callable[[Tx], Any]
+    task: trio.lowlevel.Task
+    result: outcome.Maybe[Any] = field(init=False)
+
+
+class Writer:
+    """The writing thread of one database; ``write`` is called from trio.
+
+    Args:
+        conn: a connection used by nothing else from now on; opened with
+            ``check_same_thread=False`` and ``isolation_level=None``.
+        now_ms: the wall clock, in milliseconds.
+        nudge: whether another process must be told of what is written.
+    """
+
+    def __init__(self, conn: sqlite3.Connection, now_ms: Callable[[], int], *, nudge: bool) -> None:
+        self._conn = conn
+        self._now_ms = now_ms
+        self._nudge = nudge
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._token = trio.lowlevel.current_trio_token()
+        self._broken: StoreBroken | None = None
+        self._thread = threading.Thread(target=self._loop, name="settled-writer", daemon=True)
+        self._thread.start()
+
+    async def write(self, run: Callable[[Tx], _T]) -> _T:
+        """Run ``run`` in a transaction; return its result once that is synced to disk.
+
+        Cancellation is noticed before the work is handed over, never after.
+
+        Raises:
+            StoreBusy: nothing was written; try again later.
+            StoreBroken: whether it was written cannot be told; the daemon must stop.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._broken is not None:
+            raise self._broken
+        self._jobs.put(_Job(run, trio.lowlevel.current_task()))
+        result = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        return cast(_T, result)
+
+    async def aclose(self) -> None:
+        """Finish what waits, end the thread and close the connection."""
+        self._broken = self._broken or StoreBroken("the store is closed")
+        self._jobs.put(None)
+        with trio.CancelScope(shield=True):  # the last batch is on its way to the disk
+            await trio.to_thread.run_sync(self._thread.join)
+        self._conn.close()
+
+    # --- the thread ---
+
+    def _loop(self) -> None:
+        open_ = True
+        while open_:
+            jobs: list[_Job] = []
+            job = self._jobs.get()
+            while job is not None:
+                jobs.append(job)
+                if len(jobs) == limits.COMMIT_BATCH_MAX:
+                    break
+                try:
+                    job = self._jobs.get_nowait()
+                except queue.Empty:
+                    break
+            open_ = job is not None
+            if jobs:
+                self._commit(jobs)
+                try:
+                    self._token.run_sync_soon(_wake, jobs)
+                except trio.RunFinishedError:
+                    return
+
+    def _commit(self, jobs: Sequence[_Job]) -> None:
+        """Give each job its result: of the whole batch at once, else of each alone."""
+        if self._try(jobs):
+            return
+        for job in jobs:
+            self._try([job], alone=True)
+
+    def _try(self, jobs: Sequence[_Job], *, alone: bool = False) -> bool:
+        """Run and commit the jobs as one transaction; return whether their results stand."""
+        try:
+            self._conn.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            # Not tried alone: each would wait out the busy time-out again.
+            self._fail(jobs, error)
+            return True
+        try:
+            tx = Tx(self._conn, self._now_ms(), self._nudge)
+            for job in jobs:
+                self._run(tx, job)
+        except Exception as error:
+            self._roll_back()
+            if alone:
+                self._fail(jobs, error)
+            return alone
+        return self._sync(jobs, alone=alone)
+
+    def _run(self, tx: Tx, job: _Job) -> None:
+        before = self._conn.total_changes
+        try:
+            job.result = outcome.Value(job.run(tx))
+        except (SettledError, ValueError) as error:
+            # A refusal that has written nothing leaves the rest of the batch as it is.
+            if self._conn.total_changes != before:
+                raise
+            job.result = outcome.Error(error)
+
+    def _sync(self, jobs: Sequence[_Job], *, alone: bool) -> bool:
+        try:
+            self._conn.execute("COMMIT")
+        except sqlite3.Error as error:
+            passing = _code(error) in _PASSING
+            self._roll_back()
+            if not passing:
+                self._broken = StoreBroken(
+                    f"the database could not be committed ({error}): the outcome is unknown. "
+                    f"Check the disk, then start again; the start reads what was written"
+                )
+                self._broken.__cause__ = error
+            if alone or not passing:
+                self._fail(jobs, error)
+                return True
+            return False
+        return True
+
+    def _fail(self, jobs: Sequence[_Job], error: Exception) -> None:
+        verdict = self._judge(error)
+        for job in jobs:
+            job.result = outcome.Error(verdict)
+
+    def _roll_back(self) -> None:
+        if self._conn.in_transaction:  # SQLite itself may have rolled back already
+            try:
+                self._conn.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                self._broken = StoreBroken(f"the database could not be rolled back ({error})")
+
+    def _judge(self, error: Exception) -> Exception:
+        """Return what the caller is told of ``error``."""
+        if self._broken is not None:
+            return self._broken
+        if not isinstance(error, sqlite3.DatabaseError) or isinstance(
+            error, sqlite3.IntegrityError | sqlite3.ProgrammingError
+        ):
+            return error
+        if _code(error) in _PASSING:
+            busy = StoreBusy(f"the database cannot write now ({error}): nothing was recorded")
+            busy.__cause__ = error
+            return busy
+        self._broken = StoreBroken(f"the database failed ({error}): check the disk and the file")
+        self._broken.__cause__ = error
+        return self._broken
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return SQLite's primary result code, without the extension in its upper bits."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _wake(jobs: Sequence[_Job]) -> None:
+    for job in jobs:
+        trio.lowlevel.reschedule(job.task, job.result)
