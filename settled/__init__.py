@@ -5,11 +5,12 @@ durability, retries, the HTTP API and the operator's tools are here. Start with
 ``docs/engine-authors.md``.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from settled.amounts import Quantity
-from settled.daemon import Daemon, serve
 from settled.engine.options import option
 from settled.engine.protocol import Connect, Engine
-from settled.engine.services import Services, State, Transaction
 from settled.errors import (
     AccountNotFound,
     ConfigError,
@@ -19,7 +20,6 @@ from settled.errors import (
     SettledError,
     SettlementConflict,
 )
-from settled.store.sqlite import open_sqlite
 from settled.version import VERSION as __version__
 
 __all__ = [
@@ -42,3 +42,24 @@ __all__ = [
     "option",
     "serve",
 ]
+
+if TYPE_CHECKING:
+    from settled.daemon import Daemon, serve
+    from settled.engine.services import Services, State, Transaction
+    from settled.store.sqlite import open_sqlite
+
+# Imported when first used: the command line starts without the server's libraries.
+_LAZY = {
+    "Daemon": "settled.daemon",
+    "Services": "settled.engine.services",
+    "State": "settled.engine.services",
+    "Transaction": "settled.engine.services",
+    "open_sqlite": "settled.store.sqlite",
+    "serve": "settled.daemon",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -60,8 +60,8 @@ class KeyReused(SettledError):
 
     def __init__(self, account_id: str, key: str, first: str) -> None:
         super().__init__(
-            f"account {account_id}: idempotency key {key!r} was used before for the amount {first}; "
-            f"a new request needs a new key"
+            f"account {account_id}: idempotency key {key!r} was used before, for the amount "
+            f"{first}; a new request needs a new key"
         )
 
 

@@ -1,4 +1,7 @@
-"""What an engine is handed: messages, credits, its own durable state, and a nursery."""
+"""What an engine is handed: messages, credits, its own durable state, and a nursery.
+
+An engine never sees that the store is busy: its writes wait until it is not.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +15,7 @@ import trio
 from settled import ids
 from settled.connector import Connector
 from settled.core.core import Core
+from settled.core.patience import patiently
 from settled.errors import MessageFailed
 from settled.store.protocol import Store
 from settled.store.records import AddCredit, Change, SetState
@@ -43,11 +47,12 @@ class State:
             ValueError: when the key or the value is too long.
             TypeError: when JSON cannot hold the value.
         """
-        await self._store.commit([SetState(account_id, key, msgspec.json.encode(value))])
+        change = SetState(account_id, key, msgspec.json.encode(value))
+        await patiently(lambda: self._store.commit([change]))
 
     async def delete(self, key: str, account_id: str | None = None) -> None:
         """Delete ``key``, if it is there."""
-        await self._store.commit([SetState(account_id, key, None)])
+        await patiently(lambda: self._store.commit([SetState(account_id, key, None)]))
 
     async def items(self, prefix: str = "", account_id: str | None = None) -> list[tuple[str, Any]]:
         """Return the keys that start with ``prefix`` and their values, in the order of the keys."""
@@ -160,7 +165,7 @@ class Services:
         Raises:
             AccountNotFound: when no open account has the id.
         """
-        account = await self._store.retry_settlement(account_id)
+        account = await patiently(lambda: self._store.retry_settlement(account_id))
         if self._core is not None:
             self._core.outgoing.scheduler.wake(account.number)
 
@@ -184,7 +189,8 @@ class Services:
 
     async def _commit(self, changes: list[Change]) -> bool:
         """Commit, wake the delivery of new credits, and return whether there were any."""
-        accounts = {number for number in await self._store.commit(changes) if number is not None}
+        numbers = await patiently(lambda: self._store.commit(changes))
+        accounts = {number for number in numbers if number is not None}
         if self._core is not None:
             for number in accounts:
                 self._core.incoming.scheduler.wake(number)

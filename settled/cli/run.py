@@ -1,0 +1,101 @@
+"""``settled run``: the daemon, from its settings to its end."""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import click
+
+from settled.cli.common import debug_option, settings_options
+from settled.config import Config, Settings
+from settled.engine.loading import load
+from settled.errors import ConfigError
+
+if TYPE_CHECKING:
+    import trio
+
+    from settled.engine.protocol import Connect
+
+
+@click.command()
+@settings_options
+@debug_option
+def run(config: Config) -> None:
+    """Run a settlement engine until SIGTERM or SIGINT.
+
+    What is under way then has --grace seconds to end; a second signal ends it at once. Either way
+    nothing is lost: what is unfinished goes on at the next start.
+
+    Secret options are never given with -o: use -o NAME_file=PATH, or SETTLED_OPTION_NAME.
+
+    \b
+    Examples:
+      settled run --engine loopback
+      settled run --engine my_engine:create_engine -o precision=6 -o key_file=/etc/key
+      settled run --config /etc/settled.toml --log-format json
+    """
+    import trio
+
+    from settled.logs import set_up_logs
+
+    settings = config.settings
+    if settings.engine is None:
+        raise ConfigError(
+            "no engine: give --engine MODULE:NAME, or the name of an installed one "
+            "(`settled engines` lists them)"
+        )
+    connect = load(settings.engine).make(config.options)
+    set_up_logs(settings.log_format)
+    trio.run(_run, settings, connect)
+
+
+async def _run(settings: Settings, connect: "Connect") -> None:
+    import trio
+
+    from settled.daemon import serve
+    from settled.store.sqlite import open_sqlite
+
+    serving, stop = trio.Event(), trio.Event()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+            nursery.start_soon(_watch, signals, serving, stop, scope)
+            with scope:
+                async with (
+                    open_sqlite(settings.db, exclusive=True, create=True) as store,
+                    serve(
+                        connect,
+                        store,
+                        listen=settings.listen,
+                        connector_url=settings.connector_url,
+                        grace_s=settings.grace,
+                        settle_timeout_s=settings.settle_timeout,
+                        certfile=settings.certfile,
+                        keyfile=settings.keyfile,
+                    ) as daemon,
+                ):
+                    click.echo(
+                        f"settled: {settings.engine} listens on {daemon.url}, "
+                        f"database {settings.db}"
+                    )
+                    serving.set()
+                    await stop.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def _watch(
+    signals: AsyncIterator[int],
+    serving: "trio.Event",
+    stop: "trio.Event",
+    scope: "trio.CancelScope",
+) -> None:
+    """Stop at the first signal, by a drain if there is something to drain; end at the second."""
+    await anext(signals)
+    if serving.is_set():
+        stop.set()
+    else:
+        scope.cancel()
+    number = await anext(signals)
+    # Nothing that hangs, not even a thread, may hold this up; what is durable needs no farewell.
+    os._exit(128 + number)

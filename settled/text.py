@@ -1,0 +1,32 @@
+"""Text from outside, made safe to show: in a log line, an error, a table cell."""
+
+
+def printable(text: str) -> str:
+    r"""Return ``text`` with every character that is not printable written as an escape.
+
+    That covers line breaks, terminal sequences, bidirectional overrides and lone surrogates, so
+    that what a stranger sends can neither forge a line nor drive a terminal.
+
+    Example::
+
+        >>> printable("paid\x1b[2J")
+        'paid\\x1b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
+def one_line(text: object, chars_max: int = 500) -> str:
+    """Return ``text`` as one printable line, white space collapsed, cut at ``chars_max``."""
+    line = printable(" ".join(str(text).split()))
+    return line if len(line) <= chars_max else line[: chars_max - 1] + "…"
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an exception as one line: its type and, if it has any, its message."""
+    message = one_line(error)
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
