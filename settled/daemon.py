@@ -87,37 +87,62 @@ async def serve(
     if interrupted:
         log.warning("settlements_interrupted", count=interrupted)
     async with open_connector(connector_url) as connector, trio.open_nursery() as nursery:
-        engine_nursery = await nursery.start(_engine_tasks)
-        services = Services(store, connector, engine_nursery)
-        async with connected(connect, services) as engine:
-            core = Core(
-                store, engine, connector.deliver, nursery, settle_timeout_s=settle_timeout_s
-            )
-            services.attach(core)
-            operations = Operations(store, core, engine)
-            server = _Server(grace_s)
-            url = await server.start(nursery, operations, listen, certfile, keyfile)
-            core.start()
-            log.info("serving", url=url, connector=connector.shown_url)
-            yield Daemon(url, operations, services)
-            log.info("draining", grace_s=grace_s)
-            with trio.move_on_after(grace_s) as grace:
-                await server.stop()
-                await core.drain()
+        engine_tasks = _EngineTasks()
+        services = Services(store, connector, await nursery.start(engine_tasks.run))
+        async with connected(connect, services) as engine, engine_tasks.ending():
+            async with trio.open_nursery() as core_nursery:
+                core = Core(
+                    store,
+                    engine,
+                    connector.deliver,
+                    core_nursery,
+                    settle_timeout_s=settle_timeout_s,
+                )
+                services.attach(core)
+                operations = Operations(store, core, engine)
+                server = _Server(grace_s)
+                url = await server.start(core_nursery, operations, listen, certfile, keyfile)
+                core.start()
+                log.info("serving", url=url, connector=connector.shown_url)
+                yield Daemon(url, operations, services)
+                log.info("draining", grace_s=grace_s)
+                with trio.move_on_after(grace_s) as grace:
+                    await server.stop()
+                    await core.drain()
+                core_nursery.cancel_scope.cancel()
             log.info("stopped", drained=not grace.cancelled_caught)
-        nursery.cancel_scope.cancel()
 
 
-async def _engine_tasks(task_status: trio.TaskStatus[trio.Nursery]) -> None:
-    try:
-        async with trio.open_nursery() as nursery:
-            task_status.started(nursery)
-            await trio.sleep_forever()
-    except Exception as error:
-        raise EngineCrashed(
-            f"a background task of the engine crashed: {describe(error)}; nothing is lost, "
-            f"start again when its cause is mended"
-        ) from error
+class _EngineTasks:
+    """The nursery of the engine's background tasks, as a thing that is started and stopped."""
+
+    def __init__(self) -> None:
+        self._scope = trio.CancelScope()
+        self._stopped = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    task_status.started(nursery)
+                    await trio.sleep_forever()
+        except Exception as error:
+            raise EngineCrashed(
+                f"a background task of the engine crashed: {describe(error)}; nothing is lost, "
+                f"start again when its cause is mended"
+            ) from error
+        finally:
+            self._stopped.set()
+
+    @asynccontextmanager
+    async def ending(self) -> AsyncIterator[None]:
+        """End the tasks when the block ends: before the engine disconnects what they use."""
+        try:
+            yield
+        finally:
+            self._scope.cancel()
+            with trio.CancelScope(shield=True):
+                await self._stopped.wait()
 
 
 class _Server:

@@ -9,6 +9,7 @@ import trio
 from settled import limits
 from settled.amounts import to_text
 from settled.core.backoff import retry_delay_ms
+from settled.core.patience import patiently
 from settled.core.ports import Deliver
 from settled.core.scheduler import Scheduler
 from settled.store.protocol import Store
@@ -67,8 +68,7 @@ class Incoming:
             case Ambiguous(reason):
                 outcome = replace(outcome, retry_delay_ms=delay_ms)
                 _log(credit).warning("credit_ambiguous", reason=reason, retry_in_ms=delay_ms)
-        with trio.CancelScope(shield=True):  # the connector's answer is not asked for twice
-            await self._store.record_delivery(credit, outcome)
+        await patiently(lambda: self._store.record_delivery(credit, outcome))
         self._sending[credit.account] -= 1
         if not self._sending[credit.account]:
             del self._sending[credit.account]

@@ -13,6 +13,7 @@ import trio
 from settled import ids, limits
 from settled.amounts import checked, to_text
 from settled.core.backoff import retry_delay_ms
+from settled.core.patience import patiently
 from settled.core.ports import EnginePort
 from settled.core.scheduler import Scheduler
 from settled.errors import InvalidAmount, NotSettled
@@ -60,9 +61,7 @@ class Outgoing:
             return step.delay_ms
         else:
             outcome = await self._find(settlement)
-        # What became of the money is known by now: no cancellation may lose it.
-        with trio.CancelScope(shield=True):
-            await self._store.record_outcome(settlement.id, outcome)
+        await patiently(lambda: self._store.record_outcome(settlement.id, outcome))
         _report(settlement, outcome)
         return 0
 

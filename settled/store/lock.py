@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from settled.errors import StoreHeld
+from settled.errors import ConfigError, StoreHeld
 
 
 def _lock_path(path: Path) -> Path:
@@ -24,8 +24,16 @@ def held(path: Path) -> Iterator[None]:
 
     Raises:
         StoreHeld: when another process holds it; the message names its pid.
+        ConfigError: when the lock file cannot be written.
     """
-    descriptor = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    lock_path = _lock_path(path)
+    try:
+        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot open {lock_path}: {error.strerror}; the directory of the database must be "
+            f"writable"
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

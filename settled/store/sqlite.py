@@ -32,7 +32,16 @@ from settled.store.records import (
     SettlementState,
     Work,
 )
-from settled.store.sql import accounts, audit, incoming, outgoing, reads, state, upkeep
+from settled.store.sql import (
+    accounts,
+    audit,
+    incoming,
+    outgoing,
+    reads,
+    requests,
+    state,
+    upkeep,
+)
 from settled.store.sql.ledger import Tx
 from settled.store.writer import Writer
 
@@ -155,7 +164,7 @@ class SqliteStore:
 
     async def queue_settlement(self, account_id: str, quantity: Quantity, key: str) -> Queued:
         return await self._writer.write(
-            lambda tx: outgoing.queue_settlement(tx, account_id, quantity, key)
+            lambda tx: requests.queue_settlement(tx, account_id, quantity, key)
         )
 
     async def next_settlement(

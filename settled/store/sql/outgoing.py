@@ -1,18 +1,17 @@
-"""Settlement requests, and the attempts to pay them."""
+"""Settlements: the attempts to pay what is queued."""
 
 from decimal import Decimal
 from sqlite3 import Connection
 from typing import Any, Final
 
-from settled.amounts import EXACT, ZERO, Quantity, checked, floor, to_text
-from settled.errors import AccountNotFound, InvalidAmount, KeyReused, NotFound, NotResolvable
+from settled.amounts import EXACT, ZERO, checked, floor, to_text
+from settled.errors import AccountNotFound, NotFound, NotResolvable
 from settled.store.records import (
     Account,
     Bucket,
     NextSettlement,
     NotSent,
     Parked,
-    Queued,
     Settled,
     Settlement,
     SettlementOutcome,
@@ -60,51 +59,6 @@ def find_settlement(conn: Connection, settlement_id: str) -> Settlement:
     if row is None:
         raise NotFound(f"no settlement {settlement_id!r}: see `settled settlements list`")
     return settlement_record(row)
-
-
-def queue_settlement(tx: Tx, account_id: str, quantity: Quantity, key: str) -> Queued:
-    """See ``OutgoingStore.queue_settlement``."""
-    value = quantity.value
-    if not value:
-        raise InvalidAmount("a settlement of zero moves nothing: ask for more")
-    known = tx.conn.execute(
-        "SELECT account, amount, scale, tick FROM idempotency_keys "
-        "WHERE account_id = ? AND key = ?",
-        (account_id, key),
-    ).fetchone()
-    if known is not None:
-        return _replay(tx, account_id, value, key, known)
-    account = find_open(tx.conn, account_id)
-    if account is None:
-        raise AccountNotFound(account_id)
-    tx.conn.execute(
-        "INSERT INTO idempotency_keys (account_id, key, account, amount, scale, tick) "
-        "VALUES (?, ?, ?, ?, ?, (SELECT value FROM counters WHERE name = 'key_tick'))",
-        (account_id, key, account.number, quantity.amount, quantity.scale),
-    )
-    account.move(tx, "requested", "queued", value, key)
-    if account.retry_ms is None:
-        account.retry_ms = 0
-        account.waiting = None
-    account.save(tx)
-    tx.touch(account.number)
-    return Queued(account.number, quantity, replayed=False)
-
-
-def _replay(
-    tx: Tx, account_id: str, value: Decimal, key: str, known: tuple[int, str, int, int]
-) -> Queued:
-    number, amount, scale, tick = known
-    first = Quantity(amount, scale)
-    if first.value != value:
-        raise KeyReused(account_id, key, to_text(first.value))
-    (now,) = tx.conn.execute("SELECT value FROM counters WHERE name = 'key_tick'").fetchone()
-    if tick != now:
-        tx.conn.execute(
-            "UPDATE idempotency_keys SET tick = ? WHERE account_id = ? AND key = ?",
-            (now, account_id, key),
-        )
-    return Queued(number, first, replayed=True)
 
 
 def next_settlement(
