@@ -1,0 +1,49 @@
+# Everything is set up from python3, make and a package index; the second run of a target is quick.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test run check format docs clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+$(READY): setup.cfg pyproject.toml settled/version.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(DEV): $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## two daemons settle with each other, one is killed and restarted; the books are compared
+	$(BIN)/python -m settled.testing.demo
+
+test: $(DEV)  ## run the tests
+	$(BIN)/python -m pytest -q
+
+run: $(READY)  ## run one daemon with the loopback engine (settings: SETTLED_* variables, settled.toml)
+	$(BIN)/settled run --engine loopback
+
+check: $(DEV)  ## ruff, mypy --strict, and that the docs say what the program does
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m tests.docs --check
+
+docs: $(DEV)  ## write the generated parts of the docs anew
+	$(BIN)/python -m tests.docs
+
+format: $(DEV)  ## lay out the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what was built, cached or left by a demo
+	rm -rf $(VENV) build dist *.egg-info .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
