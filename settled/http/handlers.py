@@ -1,0 +1,184 @@
+"""The endpoints of the connector's API, as plain functions from the parts of a request to a reply.
+
+Whoever speaks HTTP reads a request, calls one of these, and sends what it returns; that is why two
+servers side by side cannot differ in what they answer. Every function returns a reply for whatever
+the client sent and whatever went wrong. The one exception is ``StoreBroken`` (or a group that holds
+one): the outcome of a commit is unknown, and no answer may be given.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import wraps
+from typing import Final, ParamSpec, TypeVar
+
+import msgspec
+import structlog
+
+from settled import ids
+from settled.amounts import Quantity
+from settled.core.operations import Operations
+from settled.errors import InvalidId, StoreBroken
+from settled.http import problems
+from settled.http.problems import Refused, error_reply, problem_reply
+from settled.http.replies import JSON, OCTET_STREAM, Reply, json_reply
+
+_P = ParamSpec("_P")
+_Body = TypeVar("_Body")
+
+log = structlog.get_logger()
+
+
+class _AccountBody(msgspec.Struct):
+    id: str | None = None
+
+
+class _QuantityBody(msgspec.Struct):
+    amount: str
+    scale: int
+
+
+_ACCOUNT: Final = msgspec.json.Decoder(_AccountBody)
+_QUANTITY: Final = msgspec.json.Decoder(_QuantityBody)
+
+
+def _answering(
+    endpoint: Callable[_P, Awaitable[Reply]],
+) -> Callable[_P, Awaitable[Reply]]:
+    """Turn what an endpoint raises into its reply, but for an outcome that nobody knows."""
+
+    @wraps(endpoint)
+    async def answering(*args: _P.args, **kwargs: _P.kwargs) -> Reply:
+        try:
+            return await endpoint(*args, **kwargs)
+        except Exception as error:
+            if _outcome_unknown(error):
+                raise
+            reply = error_reply(error)
+            if reply is None:
+                log.exception("request_failed", request=endpoint.__name__)
+                reply = problem_reply(problems.INTERNAL_ERROR)
+            return reply
+
+    return answering
+
+
+@_answering
+async def post_account(operations: Operations, *, content_type: str | None, body: bytes) -> Reply:
+    """``POST /accounts``: open an account, under an id of ours when the client names none.
+
+    Args:
+        operations: what the daemon can do.
+        content_type: the Content-Type header, if there is one.
+        body: ``{"id": "x"}``, or nothing at all.
+
+    Raises:
+        StoreBroken: the outcome is unknown; give no answer.
+    """
+    account_id = None
+    if body:
+        _check_media_type(content_type, JSON)
+        account_id = _decode(_ACCOUNT, body, example='{"id":"alice"}').id
+    return json_reply(201, {"id": await operations.open_account(account_id)})
+
+
+@_answering
+async def delete_account(operations: Operations, account_id: str) -> Reply:
+    """``DELETE /accounts/:id``: close an account.
+
+    Args:
+        operations: what the daemon can do.
+        account_id: the id as it stands in the path, percent-decoded.
+
+    Raises:
+        StoreBroken: the outcome is unknown; give no answer.
+    """
+    await operations.close_account(ids.check_account_id(account_id))
+    return Reply(204)
+
+
+@_answering
+async def post_settlement(
+    operations: Operations,
+    account_id: str,
+    *,
+    content_type: str | None,
+    keys: Sequence[str],
+    body: bytes,
+) -> Reply:
+    """``POST /accounts/:id/settlements``: queue a settlement, once per idempotency key.
+
+    Args:
+        operations: what the daemon can do.
+        account_id: the id as it stands in the path, percent-decoded.
+        content_type: the Content-Type header, if there is one.
+        keys: every Idempotency-Key header of the request; there must be one.
+        body: a Quantity, such as ``{"amount": "100", "scale": 2}``.
+
+    Raises:
+        StoreBroken: the outcome is unknown; give no answer.
+    """
+    ids.check_account_id(account_id)
+    key = _check_key(keys)
+    _check_media_type(content_type, JSON)
+    parts = _decode(_QUANTITY, body, example='{"amount":"100","scale":2}')
+    quantity = Quantity(parts.amount, parts.scale)
+    queued = await operations.queue_settlement(account_id, quantity, key)
+    return json_reply(201, {"amount": queued.amount, "scale": queued.scale})
+
+
+@_answering
+async def post_message(
+    operations: Operations, account_id: str, *, content_type: str | None, body: bytes
+) -> Reply:
+    """``POST /accounts/:id/messages``: hand a message of the peer's engine to ours.
+
+    Args:
+        operations: what the daemon can do.
+        account_id: the id as it stands in the path, percent-decoded.
+        content_type: the Content-Type header, if there is one.
+        body: the message.
+
+    Raises:
+        StoreBroken: the outcome is unknown; give no answer.
+    """
+    ids.check_account_id(account_id)
+    if body:
+        _check_media_type(content_type, OCTET_STREAM)
+    return Reply(201, await operations.handle_message(account_id, body), OCTET_STREAM)
+
+
+def _outcome_unknown(error: Exception) -> bool:
+    if isinstance(error, ExceptionGroup):
+        return error.subgroup(StoreBroken) is not None
+    return isinstance(error, StoreBroken)
+
+
+def _check_media_type(content_type: str | None, wanted: str) -> None:
+    """Refuse a body of another kind; this also bars forms that a web page posts across sites."""
+    if content_type is None:
+        return
+    media_type = content_type.partition(";")[0].strip().lower()
+    is_json = media_type.startswith("application/") and media_type.endswith("+json")
+    if media_type != wanted and not (wanted == JSON and is_json):
+        raise Refused(problems.UNSUPPORTED_MEDIA_TYPE, f"send Content-Type: {wanted}")
+
+
+def _check_key(keys: Sequence[str]) -> str:
+    if len(keys) != 1:
+        raise Refused(
+            problems.INVALID_KEY,
+            f"send one Idempotency-Key header, not {len(keys)}; sending again takes the same one",
+        )
+    try:
+        return ids.check_key(keys[0])
+    except InvalidId as error:
+        raise Refused(problems.INVALID_KEY, f"{error}, such as a UUID") from None
+
+
+def _decode(decoder: msgspec.json.Decoder[_Body], body: bytes, *, example: str) -> _Body:
+    try:
+        # As text first: the decoder skips over bad UTF-8 in the fields that it ignores.
+        return decoder.decode(body.decode())
+    except (ValueError, RecursionError) as error:
+        # Only msgspec's own words: those of other errors may be about our internals.
+        reason = str(error) if isinstance(error, msgspec.DecodeError) else "it is not plain JSON"
+        raise Refused(problems.INVALID_BODY, f"{reason}: send JSON like {example}") from None

@@ -1,0 +1,105 @@
+"""The generated parts of the docs; ``python -m tests.docs`` writes them, ``--check`` compares.
+
+``docs/cli.md`` is every command's help. In README and ``docs/operators.md`` a marker like
+``<!-- commands -->`` is followed by a table that is made from the program.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+from tabulate import tabulate
+
+from settled.cli import main
+from settled.config import SETTINGS
+
+ROOT = Path(__file__).parents[1]
+
+
+def commands(group: click.Group = main, path: str = "settled") -> Iterator[tuple[str, str]]:
+    """Yield each command's path and help, parents first."""
+    context = click.Context(group, info_name=path, max_content_width=100, terminal_width=100)
+    yield path, group.get_help(context)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path} {name}")
+        else:
+            inner = click.Context(
+                command, info_name=f"{path} {name}", max_content_width=100, terminal_width=100
+            )
+            yield f"{path} {name}", command.get_help(inner)
+
+
+def cli_page() -> str:
+    parts = ["# Commands", "", "What `--help` says of each; this page is made from it."]
+    for path, text in commands():
+        parts += ["", f"## {path}", "", "```text", text.rstrip(), "```"]
+    return "\n".join(parts) + "\n"
+
+
+def command_table() -> str:
+    rows = []
+    for path, text in commands():
+        summary = re.split(r"\n\s*\n", text)[1]
+        if path.count(" ") == 1:
+            rows.append((f"`{path}`", " ".join(summary.split())))
+    return tabulate(rows, ["command", "what it does"], tablefmt="github")
+
+
+def settings_table() -> str:
+    rows = [
+        (
+            f"`--{info.name.replace('_', '-')}`",
+            f"`SETTLED_{info.name.upper()}`",
+            f"`{info.default}`" if info.default not in (None, "") else "",
+            info.help,
+        )
+        for info in SETTINGS
+    ]
+    return tabulate(rows, ["option", "variable", "default", "what it is"], tablefmt="github")
+
+
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"commands": command_table},
+    "docs/operators.md": {"settings": settings_table},
+}
+
+
+def with_tables(name: str) -> str:
+    text = (ROOT / name).read_text()
+    for marker, table in TABLES[name].items():
+        text, count = re.subn(
+            rf"<!-- {marker} -->\n(\n?\|[^\n]*\n(\|[^\n]*\n)*)?",
+            lambda _, table=table, marker=marker: f"<!-- {marker} -->\n\n{table()}\n",
+            text,
+        )
+        assert count == 1, f"{name} has no place for {marker}"
+    return text
+
+
+def pages() -> dict[str, str]:
+    """Return what each generated or partly generated page must be."""
+    return {"docs/cli.md": cli_page(), **{name: with_tables(name) for name in TABLES}}
+
+
+def main_() -> int:
+    stale = [
+        name
+        for name, text in pages().items()
+        if not (ROOT / name).exists() or (ROOT / name).read_text() != text
+    ]
+    if "--check" in sys.argv:
+        for name in stale:
+            sys.stderr.write(f"{name} does not say what the program does: run `make docs`\n")
+        return 1 if stale else 0
+    for name in stale:
+        (ROOT / name).write_text(pages()[name])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main_())
