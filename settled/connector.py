@@ -144,14 +144,17 @@ async def open_connector(url: str) -> AsyncIterator[Connector]:
 
 async def _body(response: httpx2.Response) -> bytes | None:
     body = bytearray()
-    try:
-        async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > limits.CONNECTOR_REPLY_BYTES_MAX:
-                return None
-    except httpx2.HTTPError:
-        return None
-    return bytes(body)
+    # Leaving the loop early would leave the client's generators open; cancelled, they all end.
+    with trio.CancelScope() as too_long:
+        try:
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > limits.CONNECTOR_REPLY_BYTES_MAX:
+                    body.clear()
+                    too_long.cancel()
+        except httpx2.HTTPError:
+            return None
+    return None if too_long.cancel_called else bytes(body)
 
 
 def _text(error: Exception) -> str:

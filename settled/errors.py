@@ -105,9 +105,3 @@ class MessageRefused(SettledError):
 
 class HandlerFailed(SettledError):
     """The engine's ``handle_message`` raised or took too long; the log has the reason."""
-
-
-class NotReady(SettledError):
-    """The daemon is starting or shutting down; the same call may succeed in a moment."""
-
-    exit_code = 75

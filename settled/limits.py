@@ -17,9 +17,12 @@ STATE_VALUE_BYTES_MAX: Final = 64 * 1024
 REASON_CHARS_MAX: Final = 1000
 
 # How long a client may take, and how long he is kept waiting.
+HEADERS_BYTES_MAX: Final = 16 * 1024
 HEADER_TIMEOUT_S: Final = 5
 BODY_TIMEOUT_S: Final = 10
 MESSAGE_HANDLER_TIMEOUT_S: Final = 4  # connectors give up after 5 s and send again
+LINGER_S: Final = 1.0  # after an answer, for the rest of a body that is not wanted
+LINGER_BYTES_MAX: Final = 1024 * 1024
 HOOK_TIMEOUT_S: Final = 60
 FIND_TIMEOUT_S: Final = 60
 SHUTDOWN_GRACE_S: Final = 10
@@ -56,3 +59,7 @@ COMMIT_BATCH_MAX: Final = 1000
 READERS_MAX: Final = 4
 PAGE_ROWS_MAX: Final = 1000
 FOREIGN_WRITE_POLL_S: Final = 0.05
+
+# No request of ours is silent for longer: its body, a busy store, and the engine's handler. What is
+# silent for longer is a client that holds an HTTP/2 connection open and asks for nothing.
+SILENCE_S: Final = HEADER_TIMEOUT_S + BODY_TIMEOUT_S + BUSY_TIMEOUT_S + MESSAGE_HANDLER_TIMEOUT_S

@@ -72,12 +72,10 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
 def with_tables(name: str) -> str:
     text = (ROOT / name).read_text()
     for marker, table in TABLES[name].items():
-        text, count = re.subn(
-            rf"<!-- {marker} -->\n(\n?\|[^\n]*\n(\|[^\n]*\n)*)?",
-            lambda _, table=table, marker=marker: f"<!-- {marker} -->\n\n{table()}\n",
-            text,
-        )
-        assert count == 1, f"{name} has no place for {marker}"
+        place = re.search(rf"<!-- {marker} -->\n(\n?\|[^\n]*\n(\|[^\n]*\n)*)?", text)
+        assert place is not None, f"{name} has no place for {marker}"
+        made = f"<!-- {marker} -->\n\n{table()}\n"
+        text = text[: place.start()] + made + text[place.end() :]
     return text
 
 

@@ -8,7 +8,13 @@ from settled import ids, limits
 from settled.amounts import Quantity
 from settled.core.core import Core
 from settled.core.ports import EnginePort
-from settled.errors import AccountNotFound, HandlerFailed, MessageRefused, NotFound
+from settled.errors import (
+    AccountNotFound,
+    HandlerFailed,
+    MessageRefused,
+    NotFound,
+    StoreBroken,
+)
 from settled.store.protocol import Store
 
 log = structlog.get_logger()
@@ -86,6 +92,8 @@ class Operations:
             with trio.fail_after(limits.MESSAGE_HANDLER_TIMEOUT_S):
                 reply = await handle(account_id, message)
             return _encode(reply, raw=self._engine.raw_messages)
+        except StoreBroken:
+            raise  # the daemon is stopping; no answer may be given
         except Exception as error:
             log.warning("handler_failed", account=account_id, exc_info=error)
             raise HandlerFailed(

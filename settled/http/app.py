@@ -17,7 +17,7 @@ from settled.core.operations import Operations
 from settled.errors import StoreBroken
 from settled.http import handlers
 from settled.http.edge import edge
-from settled.http.problems import status_reply
+from settled.http.problems import CROSS_SITE, problem_reply, status_reply
 from settled.http.replies import Reply
 
 
@@ -39,6 +39,7 @@ def make_app(operations: Operations) -> QuartTrio:
         DEBUG=False,
         PROPAGATE_EXCEPTIONS=False,
     )
+    app.before_request(_refuse_web_pages)
     _add_views(app, operations)
     app.register_error_handler(HTTPException, _http_error)
     app.asgi_app = edge(app.asgi_app)  # type: ignore[method-assign, assignment]
@@ -77,6 +78,13 @@ def _add_views(app: QuartTrio, operations: Operations) -> None:
         ("/accounts/<account_id>/messages", "POST", handle_message),
     ):
         app.add_url_rule(path, view_func=view, methods=[method], provide_automatic_options=False)
+
+
+async def _refuse_web_pages() -> TrioResponse | None:
+    """Keep out what a page in a browser on this machine may send across sites unasked."""
+    if "Origin" in request.headers:
+        return _response(problem_reply(CROSS_SITE))
+    return None
 
 
 async def _answer(reply: Awaitable[Reply]) -> TrioResponse:

@@ -15,7 +15,7 @@ with it what the server does next: closing the connection, or waiting on it for 
 Quart hears of a disconnect during the end of an answer only after that.
 """
 
-from typing import Final, cast
+from typing import cast
 from urllib.parse import unquote
 
 import trio
@@ -29,9 +29,6 @@ from hypercorn.typing import (
 )
 
 from settled import limits
-
-LINGER_S: Final = 1.0
-LINGER_BYTES_MAX: Final = 16 * limits.BODY_BYTES_MAX
 
 
 def plain_path(raw_path: bytes) -> str:
@@ -99,7 +96,7 @@ class _Exchange:
                     await self._ended.wait()
                 return message
             self._received_bytes += len(message["body"])
-            if not message["more_body"] or self._received_bytes > LINGER_BYTES_MAX:
+            if not message["more_body"] or self._received_bytes > limits.LINGER_BYTES_MAX:
                 self._body_over.set()
             if self._cut:
                 continue
@@ -113,7 +110,7 @@ class _Exchange:
             await self._send(message)
             return
         self._ending = True
-        with trio.move_on_after(LINGER_S):
+        with trio.move_on_after(limits.LINGER_S):
             await self._body_over.wait()
         try:
             await self._send(message)

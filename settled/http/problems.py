@@ -17,7 +17,6 @@ from settled.errors import (
     InvalidId,
     KeyReused,
     MessageRefused,
-    NotReady,
     StoreBusy,
 )
 from settled.http.replies import Reply
@@ -90,6 +89,12 @@ BODY_TOO_LARGE: Final = Problem(
     "The body is too large",
     f"send at most {limits.BODY_BYTES_MAX} bytes; nothing was recorded",
 )
+CROSS_SITE: Final = Problem(
+    "cross-site",
+    403,
+    "The request comes from a web page",
+    "connectors send no Origin header; a browser that sends one is not let in",
+)
 UNSUPPORTED_MEDIA_TYPE: Final = Problem(
     "unsupported-media-type", 415, "This endpoint does not take this Content-Type"
 )
@@ -110,12 +115,6 @@ STORE_BUSY: Final = Problem(
     "store-busy",
     503,
     "The store is busy",
-    "nothing was recorded; send the same request again after Retry-After",
-)
-NOT_READY: Final = Problem(
-    "not-ready",
-    503,
-    "The settlement engine is starting or stopping",
     "nothing was recorded; send the same request again after Retry-After",
 )
 
@@ -147,7 +146,6 @@ _BY_CLIENT_ERROR: Final[dict[type[Exception], Problem]] = {
 _BY_SERVER_ERROR: Final[dict[type[Exception], Problem]] = {
     HandlerFailed: HANDLER_FAILED,
     StoreBusy: STORE_BUSY,
-    NotReady: NOT_READY,
 }
 
 
@@ -169,7 +167,7 @@ def problem_reply(problem: Problem, detail: str | None = None) -> Reply:
 
     Example::
 
-        >>> problem_reply(NOT_READY).headers
+        >>> problem_reply(STORE_BUSY).headers
         (('Retry-After', '1'),)
     """
     body = {

@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable
 from socket import socket
-from typing import Any, Final
+from typing import Any
 
 import structlog
 import trio
@@ -28,17 +28,6 @@ from hypercorn.typing import (
 
 from settled import limits
 from settled.http.listening import bind, tls_context
-
-HEADERS_BYTES_MAX: Final = 16 * 1024
-
-# No request of ours is silent for longer: its body, a busy store, and the engine's handler. What is
-# silent for longer is a client that holds an HTTP/2 connection open and asks for nothing.
-SILENCE_S: Final = (
-    limits.HEADER_TIMEOUT_S
-    + limits.BODY_TIMEOUT_S
-    + limits.BUSY_TIMEOUT_S
-    + limits.MESSAGE_HANDLER_TIMEOUT_S
-)
 
 __all__ = ["bind", "serve_http"]
 
@@ -188,9 +177,9 @@ def _config() -> Config:
     config.include_server_header = False
     config.keep_alive_timeout = limits.HEADER_TIMEOUT_S
     config.ssl_handshake_timeout = limits.HEADER_TIMEOUT_S
-    config.read_timeout = SILENCE_S
-    config.h11_max_incomplete_size = HEADERS_BYTES_MAX
-    config.h2_max_header_list_size = HEADERS_BYTES_MAX
+    config.read_timeout = limits.SILENCE_S
+    config.h11_max_incomplete_size = limits.HEADERS_BYTES_MAX
+    config.h2_max_header_list_size = limits.HEADERS_BYTES_MAX
     # At this many requests Hypercorn closes an HTTP/2 connection even under requests that run, and
     # their settlements would be recorded but not answered.
     config.keep_alive_max_requests = sys.maxsize

@@ -13,7 +13,7 @@ from h2.events import Event, ResponseReceived
 
 from settled import limits
 from settled.core.operations import Operations
-from settled.http import edge, problems, server
+from settled.http import problems
 from settled.http.app import make_app
 from tests.http.checks import check_problem, parse_raw
 from tests.http.conftest import OCTETS, Served, fake_app, read_all, serving
@@ -134,7 +134,7 @@ async def test_headers_that_do_not_come_end_the_connection(
     sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "HEADER_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(server, "SILENCE_S", 0.4)
+    monkeypatch.setattr("settled.limits.SILENCE_S", 0.4)
     async with serving(fake_app()) as served, await served.connect() as stream:
         await stream.send_all(sent)
         await read_all(stream, timeout_s=2)
@@ -208,7 +208,7 @@ async def test_an_odd_http2_path_ends_its_own_connection_only(served: Served, pa
 async def test_http2_data_after_the_answer_ends_its_own_connection_only(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edge, "LINGER_S", 0.05)
+    monkeypatch.setattr("settled.limits.LINGER_S", 0.05)
     async with await served.connect() as stream:
         client = H2Client(stream)
         client.h2.send_headers(1, [*HEADERS, (":path", "/nowhere")])

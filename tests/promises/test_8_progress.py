@@ -220,6 +220,6 @@ async def test_what_another_process_writes_is_noticed_at_once(tmp_path: Path) ->
         await beside.open_account("alice")
         await beside.queue_settlement("alice", Quantity("5", 0), "k")
         with trio.fail_after(2):
-            while (await store.account("alice")).settled != 5:
+            while (await store.account("alice")).settled != 5:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         await conserved(store)
