@@ -29,14 +29,22 @@ class Hooks:
         self._store = store
         self._engine = engine
         self._on_setup = on_setup
+        self._expedited: set[int] = set()
         self.scheduler = Scheduler(self._advance, tasks_max=limits.HOOKS_MAX)
+
+    def expedite(self, account: int) -> None:
+        """Run the account's hook now, whatever backoff it is in: its peer has shown up."""
+        self._expedited.add(account)
+        self.scheduler.wake(account)
 
     async def _advance(self, account: int) -> int | None:
         """Run the account's hook if it is due; return when to look again (see ``Scheduler``)."""
         due = await self._store.next_hook(account)
+        expedited = account in self._expedited
+        self._expedited.discard(account)
         if due is None:
             return None
-        if due.delay_ms > 0:
+        if due.delay_ms > 0 and not expedited:
             return due.delay_ms
         closing = due.hook == "close_account"
         call = self._engine.close_account if closing else self._engine.setup_account

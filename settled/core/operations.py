@@ -12,10 +12,10 @@ from settled.errors import (
     AccountNotFound,
     HandlerFailed,
     MessageRefused,
-    NotFound,
     StoreBroken,
 )
 from settled.store.protocol import Store
+from settled.store.records import Account
 
 log = structlog.get_logger()
 
@@ -77,7 +77,7 @@ class Operations:
             HandlerFailed: when the handler raised, took over 4 s, or returned what is no message.
         """
         handle = self._engine.handle_message
-        await self._check_open(account_id)
+        account = await self._open_account(account_id)
         if handle is None:
             raise MessageRefused(f"account {account_id}: this engine handles no messages")
         message = body
@@ -91,7 +91,7 @@ class Operations:
         try:
             with trio.fail_after(limits.MESSAGE_HANDLER_TIMEOUT_S):
                 reply = await handle(account_id, message)
-            return _encode(reply, raw=self._engine.raw_messages)
+            encoded = _encode(reply, raw=self._engine.raw_messages)
         except StoreBroken:
             raise  # the daemon is stopping; no answer may be given
         except Exception as error:
@@ -100,14 +100,15 @@ class Operations:
                 f"account {account_id}: the engine could not handle the message "
                 f"({type(error).__name__}); its log has the reason"
             ) from error
+        if account.state == "setup":
+            self._core.hooks.expedite(account.number)
+        return encoded
 
-    async def _check_open(self, account_id: str) -> None:
-        try:
-            account = await self._store.account(account_id)
-        except NotFound as error:
-            raise AccountNotFound(account_id) from error
+    async def _open_account(self, account_id: str) -> Account:
+        account = await self._store.account(account_id)
         if account.state == "closed":
             raise AccountNotFound(account_id)
+        return account
 
 
 def _encode(reply: object, *, raw: bool) -> bytes:

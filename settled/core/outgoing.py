@@ -6,6 +6,7 @@ became of it, never to pay again.
 """
 
 import math
+from typing import Final
 
 import structlog
 import trio
@@ -29,7 +30,9 @@ from settled.store.records import (
 
 log = structlog.get_logger()
 
-_HOW_TO_RESOLVE = "look on the ledger, then `settled settlements resolve`"
+_NO_FIND: Final = (
+    "; the engine has no find_settlement: look on the ledger, then `settled settlements resolve`"
+)
 
 
 class Outgoing:
@@ -85,9 +88,10 @@ class Outgoing:
             return self._unknown(f"settle returned {result!r:.100}: {error}")
 
     def _unknown(self, reason: str) -> SettlementOutcome:
-        if self._engine.find_settlement is None:
-            return Parked(f"{reason}; the engine has no find_settlement: {_HOW_TO_RESOLVE}")
-        return Unknown(reason)
+        if self._engine.find_settlement is not None:
+            return Unknown(reason)
+        reason = reason.removesuffix(_NO_FIND)  # it was parked before, by an earlier run
+        return Parked(reason[: limits.REASON_CHARS_MAX - len(_NO_FIND)] + _NO_FIND)
 
     async def _find(self, settlement: Settlement) -> SettlementOutcome:
         """Ask the engine what became of a settlement whose outcome is unknown."""
@@ -105,8 +109,13 @@ class Outgoing:
             return Unknown(f"find_settlement raised {describe(error)}: it is asked again", delay_ms)
         if amount:
             return Settled(amount)
-        account = await self._store.account(settlement.account_id)
-        return NotSent("find_settlement: it was not sent", retry_delay_ms(account.failures))
+        failures = await self._failures(settlement)
+        return NotSent("find_settlement: it was not sent", retry_delay_ms(failures))
+
+    async def _failures(self, settlement: Settlement) -> int:
+        """Return how often in a row the settlement's account could not be paid."""
+        lives = await self._store.accounts(account_id=settlement.account_id)
+        return next((life.failures for life in lives if life.number == settlement.account), 0)
 
 
 def says_not_settled(error: BaseException) -> bool:

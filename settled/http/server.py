@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 import trio
 from hypercorn.config import Config
+from hypercorn.events import Closed, Event
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import (
@@ -104,12 +105,13 @@ class _Server:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_close_when_cancelled, _socket_of(stream))
-                await TCPServer(
+                await _Connection(
+                    nursery.cancel_scope.cancel,
                     self._call_app,
                     self._config,
                     self.context,
                     ConnectionState(LifespanState()),
-                    stream,  # type: ignore[arg-type]  # it takes both kinds
+                    stream,
                 )
                 nursery.cancel_scope.cancel()
         except* Exception as faults:
@@ -132,6 +134,23 @@ class _Server:
                 raise
             self._nursery.start_soon(_raise, fatal)
             await trio.sleep_forever()
+
+
+class _Connection(TCPServer):
+    """A connection that is over once it is closed.
+
+    Hypercorn keeps what a client sends after the last answer for a next request that it will not
+    take, and waits for ever for the moment to take it.
+    """
+
+    def __init__(self, over: Callable[[], None], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._over = over
+
+    async def protocol_send(self, event: Event) -> None:
+        await super().protocol_send(event)
+        if isinstance(event, Closed):
+            self._over()
 
 
 async def _close_when_cancelled(sock: trio.socket.SocketType) -> None:

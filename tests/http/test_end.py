@@ -78,3 +78,27 @@ async def test_a_client_that_does_not_read_cannot_hold_up_the_end() -> None:
         served.stop.set()
         with trio.fail_after(2):
             await served.ended.wait()
+
+
+async def test_clients_that_ask_on_after_the_last_answer_do_not_delay_the_end() -> None:
+    go_on = trio.Event()
+
+    async def ask_twice(served: Served) -> None:
+        async with await served.connect() as stream:
+            await stream.send_all(POST)
+            await stream.receive_some()
+            try:
+                await stream.send_all(POST)
+                await trio.sleep_forever()
+            except trio.BrokenResourceError:
+                pass
+
+    async with serving(fake_app(go_on.wait), grace_s=5) as served, trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(ask_twice, served)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        served.stop.set()
+        go_on.set()
+        with trio.fail_after(1):
+            await served.ended.wait()
+        nursery.cancel_scope.cancel()

@@ -102,6 +102,28 @@ async def test_set_up_is_retried_until_it_succeeds_across_restarts_then_settling
     assert (tries, account.state) == (6, "open")
 
 
+async def test_set_up_is_tried_again_as_soon_as_the_peer_shows_up(
+    autojump_clock: MockClock,
+) -> None:
+    there = False
+
+    async def ask_the_peer(account_id: str) -> None:
+        if not there:
+            raise OSError("the peer does not exist yet")
+
+    async def reply(account_id: str, message: object) -> object:
+        return {}
+
+    engine, store = ScriptedEngine(setup_account=ask_the_peer, handle_message=reply), memory_store()
+    async with running(engine, store) as daemon:
+        await daemon.operations.open_account("alice")
+        await trio.sleep(100 * 3600)
+        there = True
+        await daemon.operations.handle_message("alice", b'"hello"')
+        await daemon.rest()
+        assert (await store.account("alice")).state == "open"
+
+
 async def test_close_account_is_retried_until_it_succeeds(autojump_clock: MockClock) -> None:
     closed = []
 

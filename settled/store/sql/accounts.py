@@ -2,7 +2,7 @@
 
 from settled.errors import AccountNotFound
 from settled.store.records import Account, NextHook
-from settled.store.sql.ledger import CLOSED, Tx, find_open, load, shortened, wait_ms
+from settled.store.sql.ledger import CLOSED, Tx, find_open, load, nearer, shortened, wait_ms
 
 _SETUP = "set-up: "
 
@@ -43,6 +43,9 @@ def next_hook(tx: Tx, number: int) -> NextHook | None:
     account = load(tx.conn, number)
     if account.hook is None:
         return None
+    if account.hook_retry_ms != (retry_ms := nearer(account.hook_retry_ms, tx.now_ms)):
+        account.hook_retry_ms = retry_ms
+        account.save(tx)
     return NextHook(
         account.id,
         account.hook,

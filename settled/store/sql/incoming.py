@@ -167,7 +167,11 @@ def _park(tx: Tx, credit: Credit) -> Credit:
     account = load(tx.conn, credit.account)
     account.move(tx, "undelivered", "parked", credit.amount, credit.id)
     account.save(tx)
-    reason = f"{credit.reason}; {_NO_ANSWER}" if credit.reason else _NO_ANSWER
+    reason = _NO_ANSWER
+    if credit.reason:
+        # The advice must survive however long the connector's answer was.
+        room = limits.REASON_CHARS_MAX - len(f"; {_NO_ANSWER}")
+        reason = f"{credit.reason[:room]}; {_NO_ANSWER}"
     tx.conn.execute(
         "UPDATE credits SET state = 'parked', reason = ?, updated_ms = ? WHERE number = ?",
         (shortened(reason), tx.now_ms, credit.number),

@@ -165,6 +165,14 @@ def find_latest(conn: Connection, account_id: str) -> AccountRow | None:
     return None if row is None else AccountRow(row)
 
 
+def nearer(retry_ms: int, now_ms: int) -> int:
+    """Return ``retry_ms``, or the longest delay from now if a clock that has gone back wrote it.
+
+    Callers store it, so that the wait ends however far the clock went.
+    """
+    return min(retry_ms, now_ms + round(limits.RETRY_DELAY_MAX_S * 1000))
+
+
 def wait_ms(retry_ms: int, now_ms: int) -> int:
     """Return how long until ``retry_ms``: an hour at most, so that no clock can stall a retry."""
     return min(max(retry_ms - now_ms, 0), round(limits.RETRY_DELAY_MAX_S * 1000))

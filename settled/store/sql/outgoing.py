@@ -1,5 +1,6 @@
 """Settlements: the attempts to pay what is queued."""
 
+from dataclasses import replace
 from decimal import Decimal
 from sqlite3 import Connection
 from typing import Any, Final
@@ -23,6 +24,7 @@ from settled.store.sql.ledger import (
     Tx,
     find_open,
     load,
+    nearer,
     shortened,
     wait_ms,
 )
@@ -71,19 +73,27 @@ def next_settlement(
     ).fetchone()
     if row is not None:
         standing = settlement_record(row)
-        asked_again = standing.state == "unknown"
-        delay_ms = wait_ms(standing.retry_ms, tx.now_ms) if asked_again else None
-        return NextSettlement(standing, begun=False, delay_ms=delay_ms)
+        if standing.state != "unknown":
+            return NextSettlement(standing)
+        if standing.retry_ms != (retry_ms := nearer(standing.retry_ms, tx.now_ms)):
+            standing = replace(standing, retry_ms=retry_ms)
+            tx.conn.execute(
+                "UPDATE settlements SET retry_ms = ? WHERE id = ?", (retry_ms, standing.id)
+            )
+        return NextSettlement(standing, delay_ms=wait_ms(standing.retry_ms, tx.now_ms))
     queued = account.balance["queued"]
     if account.state != "open" or queued <= 0 or account.retry_ms is None:
         return NextSettlement()
     delay_ms = wait_ms(account.retry_ms, tx.now_ms)
     if delay_ms > 0:
+        if account.retry_ms != (retry_ms := nearer(account.retry_ms, tx.now_ms)):
+            account.retry_ms = retry_ms
+            account.save(tx)
         return NextSettlement(delay_ms=delay_ms)
     amount = floor(queued, asset_scale)
     if not amount:
         account.retry_ms = None
-        account.waiting = (
+        account.waiting = shortened(
             f"{to_text(queued)} is finer than asset scale {asset_scale}: it waits for more"
         )
         account.save(tx)
@@ -106,6 +116,7 @@ def _begin(tx: Tx, account: AccountRow, settlement_id: str, amount: Decimal) -> 
     )
     account.move(tx, "queued", "in_flight", amount, settlement_id)
     account.waiting = None
+    account.retry_ms = None  # until its outcome, or a request that must not be missed meanwhile
     account.save(tx)
     return find_settlement(tx.conn, settlement_id)
 
@@ -169,11 +180,12 @@ def _settled(
         account.move(tx, "queued", "settled", EXACT.subtract(amount, asked), ref)
     _write(tx, settlement, "settled", reason, settled=amount)
     account.failures = 0
-    account.retry_ms = 0
     account.waiting = None
-    if not amount:
-        account.retry_ms = None
-        account.waiting = f"the engine settled 0 of {to_text(asked)}: it waits for more"
+    if amount:
+        account.retry_ms = 0
+    elif account.retry_ms is None:
+        waiting = f"the engine settled 0 of {to_text(asked)}: it waits for more"
+        account.waiting = shortened(waiting)
 
 
 def _not_sent(tx: Tx, account: AccountRow, settlement: Settlement, reason: str) -> None:

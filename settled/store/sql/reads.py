@@ -4,7 +4,7 @@ from sqlite3 import Connection
 from typing import Any, Final
 
 from settled import limits
-from settled.errors import NotFound
+from settled.errors import AccountNotFound
 from settled.store.records import Account, Credit, Settlement, Work
 from settled.store.sql.incoming import CREDITS, credit_record
 from settled.store.sql.ledger import COLUMNS, AccountRow, find_latest
@@ -41,7 +41,7 @@ def account(conn: Connection, account_id: str) -> Account:
     """See ``AccountStore.account``."""
     row = find_latest(conn, account_id)
     if row is None:
-        raise NotFound(f"no account {account_id!r}: see `settled accounts list`")
+        raise AccountNotFound(account_id)
     return row.record()
 
 

@@ -31,7 +31,8 @@ def queue_settlement(tx: Tx, account_id: str, quantity: Quantity, key: str) -> Q
     account.move(tx, "requested", "queued", value, key)
     if account.retry_ms is None:
         account.retry_ms = 0
-        account.waiting = None
+        if not account.balance["unknown"]:
+            account.waiting = None
     account.save(tx)
     tx.touch(account.number)
     return Queued(account.number, quantity, replayed=False)

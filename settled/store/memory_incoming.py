@@ -1,0 +1,241 @@
+"""The in-memory store, part 3: credits, their delivery, and the engine's state."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+
+import trio
+
+from settled import ids, limits
+from settled.amounts import checked, to_text
+from settled.errors import InvalidAmount, NotFound, NotResolvable, SettlementConflict
+from settled.store.memory_books import Books, cut, nearer, page
+from settled.store.records import (
+    AddCredit,
+    Bucket,
+    Change,
+    Credit,
+    CreditState,
+    Delivered,
+    DeliveryOutcome,
+    NextDeliveries,
+    NotDelivered,
+    SetState,
+)
+
+LEASE_MS = 60_000
+CLOCK_STEP_BACK_MAX_MS = 3_600_000
+NO_CLEAR_ANSWER = (
+    "no clear answer for 23 h: find out whether the connector credited it, "
+    "then `settled credits resolve` or `settled credits retry`"
+)
+
+
+class MemoryIncoming(Books):
+    """See ``settled.store.protocol.IncomingStore`` and ``StateStore``."""
+
+    async def next_deliveries(self, account: int, limit: int) -> NextDeliveries:
+        """Return up to ``limit`` credits that are due, marked as being sent."""
+        await trio.lowlevel.checkpoint()
+        now = self._now_ms()
+        for credit in self._to_be_delivered(account):
+            self._set_credit(credit, retry_ms=nearer(credit.retry_ms, now))
+        sent: list[Credit] = []
+        parked: list[Credit] = []
+        for credit in self._to_be_delivered(account):
+            if len(sent) >= limit or credit.retry_ms > now:
+                break
+            if _too_old(credit.ambiguous_ms, now):
+                parked.append(self._park(credit, now))
+                continue
+            marked = self._set_credit(
+                credit,
+                attempts=credit.attempts + 1,
+                ambiguous_ms=now if credit.ambiguous_ms is None else credit.ambiguous_ms,
+                retry_ms=now + LEASE_MS,
+                updated_ms=now,
+            )
+            sent.append(replace(marked, ambiguous_ms=credit.ambiguous_ms))
+        left = self._to_be_delivered(account)
+        delay_ms = max(left[0].retry_ms - now, 0) if left else None
+        return NextDeliveries(tuple(sent), delay_ms, tuple(parked))
+
+    def _to_be_delivered(self, account: int) -> list[Credit]:
+        """Return the account's undelivered credits, the one that is due first first."""
+        rows = [self._credits[credit_id] for credit_id in self._undelivered.get(account, ())]
+        return sorted(rows, key=lambda row: (row.retry_ms, row.number))
+
+    def _park(self, credit: Credit, now: int) -> Credit:
+        reason = NO_CLEAR_ANSWER
+        if credit.reason:
+            # The advice must survive however long the connector's answer was.
+            room = limits.REASON_CHARS_MAX - len("; " + NO_CLEAR_ANSWER)
+            reason = f"{credit.reason[:room]}; {NO_CLEAR_ANSWER}"
+        self._move(credit.account, "undelivered", "parked", credit.amount, credit.id)
+        return self._set_credit(credit, state="parked", reason=reason, updated_ms=now)
+
+    async def record_delivery(self, credit: Credit, outcome: DeliveryOutcome) -> None:
+        """Record how the delivery of a credit, as ``next_deliveries`` gave it, went."""
+        await trio.lowlevel.checkpoint()
+        stored, now = self._find_credit(credit.id), self._now_ms()
+        if isinstance(outcome, Delivered):
+            if stored.state != "credited":
+                self._credited(stored, None, now)
+        elif stored.state == "undelivered":
+            never_sent = isinstance(outcome, NotDelivered)
+            self._set_credit(
+                stored,
+                reason=cut(outcome.reason),
+                retry_ms=now + outcome.retry_delay_ms,
+                ambiguous_ms=credit.ambiguous_ms if never_sent else stored.ambiguous_ms,
+                updated_ms=now,
+            )
+
+    def _credited(self, credit: Credit, reason: str | None, now: int) -> Credit:
+        source: Bucket = "parked" if credit.state == "parked" else "undelivered"
+        self._move(credit.account, source, "credited", credit.amount, credit.id)
+        return self._set_credit(credit, state="credited", reason=reason, updated_ms=now)
+
+    async def retry_credit(self, credit_id: str) -> Credit:
+        """Deliver a credit again, now, under its own key, parked or not."""
+        await trio.lowlevel.checkpoint()
+        credit = self._uncredited(credit_id)
+        if credit.state == "parked":
+            self._move(credit.account, "parked", "undelivered", credit.amount, credit.id)
+        return self._set_credit(
+            credit,
+            state="undelivered",
+            reason=None,
+            ambiguous_ms=None,
+            retry_ms=0,
+            updated_ms=self._now_ms(),
+        )
+
+    async def resolve_credit(self, credit_id: str, note: str) -> Credit:
+        """Record the operator's word that the connector has credited it."""
+        await trio.lowlevel.checkpoint()
+        return self._credited(self._uncredited(credit_id), cut(note), self._now_ms())
+
+    def _find_credit(self, credit_id: str) -> Credit:
+        if credit_id not in self._credits:
+            raise NotFound(f"no credit {credit_id!r}")
+        return self._credits[credit_id]
+
+    def _uncredited(self, credit_id: str) -> Credit:
+        credit = self._find_credit(credit_id)
+        if credit.state == "credited":
+            raise NotResolvable(f"credit {credit_id} is credited already, which is final")
+        return credit
+
+    async def credits(
+        self,
+        *,
+        account_id: str | None = None,
+        state: CreditState | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Credit]:
+        """Return a page of credits, newest first, with numbers below ``before``."""
+        await trio.lowlevel.checkpoint()
+        found = (
+            row
+            for row in reversed(self._credits.values())
+            if account_id in (None, row.account_id) and state in (None, row.state)
+        )
+        return page(found, before, limit)
+
+    async def credit(self, credit_id: str) -> Credit:
+        """Return one credit."""
+        await trio.lowlevel.checkpoint()
+        return self._find_credit(credit_id)
+
+    # --- changes that an engine commits together ---
+
+    async def commit(self, changes: Sequence[Change]) -> list[int | None]:
+        """Make the changes, all or none of them."""
+        await trio.lowlevel.checkpoint()
+        amounts: dict[str, Decimal] = {}
+        for change in changes:
+            if isinstance(change, AddCredit):
+                self._check_credit(change, amounts)
+            else:
+                _check_state(change)
+        return [self._make(change) for change in changes]
+
+    def _check_credit(self, change: AddCredit, amounts: dict[str, Decimal]) -> None:
+        """Raise unless the credit can be made after those in ``amounts``, which it then joins."""
+        ids.check_settlement_id(change.settlement_id)
+        amount = checked(change.amount)
+        if not amount:
+            raise InvalidAmount("a credit must be of more than zero")
+        self._latest(change.account_id)
+        credit_id = ids.credit_key(change.account_id, change.settlement_id)
+        stored = self._credits.get(credit_id)
+        first = amounts.setdefault(credit_id, stored.amount if stored else amount)
+        if first != amount:
+            raise SettlementConflict(
+                f"account {change.account_id}: settlement {change.settlement_id!r} came before "
+                f"with the amount {to_text(first)}, now with {to_text(amount)}; the first stands"
+            )
+
+    def _make(self, change: Change) -> int | None:
+        if isinstance(change, SetState):
+            if change.value is None:
+                self._state.pop((change.account_id, change.key), None)
+            else:
+                self._state[change.account_id, change.key] = change.value
+            return None
+        credit_id = ids.credit_key(change.account_id, change.settlement_id)
+        if credit_id in self._credits:
+            return None
+        account, now, amount = (
+            self._latest(change.account_id),
+            self._now_ms(),
+            checked(change.amount),
+        )
+        self._move(account.number, "received", "undelivered", amount, credit_id)
+        self._set_credit(
+            Credit(
+                number=len(self._credits) + 1,
+                id=credit_id,
+                account=account.number,
+                account_id=account.id,
+                settlement_id=change.settlement_id,
+                amount=amount,
+                state="undelivered",
+                created_ms=now,
+                updated_ms=now,
+            )
+        )
+        return account.number
+
+    async def get_state(self, account_id: str | None, key: str) -> bytes | None:
+        """Return a value of the engine's state (``account_id=None``) or an account's."""
+        await trio.lowlevel.checkpoint()
+        return self._state.get((account_id, key))
+
+    async def list_state(self, account_id: str | None, prefix: str = "") -> list[tuple[str, bytes]]:
+        """Return the keys that start with ``prefix`` and their values, in the order of the keys."""
+        await trio.lowlevel.checkpoint()
+        return sorted(
+            (key, value)
+            for (scope, key), value in self._state.items()
+            if scope == account_id and key.startswith(prefix)
+        )
+
+
+def _too_old(ambiguous_ms: int | None, now: int) -> bool:
+    """Tell whether the connector may have forgotten the key, or the age cannot be told."""
+    if ambiguous_ms is None:
+        return False
+    aged = now - ambiguous_ms >= limits.AMBIGUOUS_AGE_MAX_MS
+    return aged or now < ambiguous_ms - CLOCK_STEP_BACK_MAX_MS
+
+
+def _check_state(change: SetState) -> None:
+    if not 1 <= len(change.key) <= limits.STATE_KEY_CHARS_MAX:
+        raise ValueError(f"a state key has 1 to {limits.STATE_KEY_CHARS_MAX} characters")
+    if change.value is not None and len(change.value) > limits.STATE_VALUE_BYTES_MAX:
+        raise ValueError(
+            f"state {change.key!r}: a value has {limits.STATE_VALUE_BYTES_MAX} bytes at most"
+        )
