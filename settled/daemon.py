@@ -56,8 +56,7 @@ async def serve(
 ) -> AsyncIterator[Daemon]:
     """Run an engine behind the connector's API for as long as the block lasts.
 
-    Leaving the block drains: nothing new is started, and what is under way has ``grace_s`` to end.
-    What has not ended by then is taken up at the next start.
+    Leaving the block drains: what is under way has ``grace_s`` to end, or goes on next time.
 
     Args:
         connect: the engine; see ``settled.Connect``.
@@ -65,14 +64,13 @@ async def serve(
         listen: ``host:port``; port 0 takes any free one.
         connector_url: where the connector takes credits and messages.
         grace_s: how long the end may take, in seconds.
-        settle_timeout_s: how long a call of the engine's ``settle`` may take, in seconds; then its
-            outcome is unknown. ``None``: for ever.
-        certfile: serve TLS with this certificate chain (PEM), together with ``keyfile``.
-        keyfile: the private key of the certificate (PEM).
+        settle_timeout_s: how long ``settle`` may take, in seconds, before its outcome is unknown.
+        certfile: serve TLS with this certificate chain (PEM).
+        keyfile: the private key that goes with it (PEM).
 
     Raises:
         ConfigError: when ``connect`` gives no proper engine, or a setting cannot be used.
-        SettledError: when it cannot listen, or (as the block ends) the engine crashed.
+        SettledError: when it cannot listen, or a task of the engine crashed.
 
     Example::
 
@@ -89,28 +87,31 @@ async def serve(
     async with open_connector(connector_url) as connector, trio.open_nursery() as nursery:
         engine_tasks = _EngineTasks()
         services = Services(store, connector, await nursery.start(engine_tasks.run))
-        async with connected(connect, services) as engine, engine_tasks.ending():
-            async with trio.open_nursery() as core_nursery:
-                core = Core(
-                    store,
-                    engine,
-                    connector.deliver,
-                    core_nursery,
-                    settle_timeout_s=settle_timeout_s,
-                )
-                services.attach(core)
-                operations = Operations(store, core, engine)
-                server = _Server(grace_s)
-                url = await server.start(core_nursery, operations, listen, certfile, keyfile)
-                core.start()
-                log.info("serving", url=url, connector=connector.shown_url)
-                yield Daemon(url, operations, services)
-                log.info("draining", grace_s=grace_s)
-                with trio.move_on_after(grace_s) as grace:
-                    await server.stop()
-                    await core.drain()
-                core_nursery.cancel_scope.cancel()
-            log.info("stopped", drained=not grace.cancelled_caught)
+        async with (
+            connected(connect, services) as engine,
+            engine_tasks.ending(),
+            trio.open_nursery() as core_nursery,
+        ):
+            core = Core(
+                store, engine, connector.deliver, core_nursery, settle_timeout_s=settle_timeout_s
+            )
+            services.attach(core)
+            operations = Operations(store, core, engine)
+            server = _Server(grace_s)
+            url = await server.start(core_nursery, operations, listen, certfile, keyfile)
+            core.start()
+            log.info("serving", url=url, connector=connector.shown_url)
+            yield Daemon(url, operations, services)
+            await _drain(server, core, grace_s)
+            core_nursery.cancel_scope.cancel()
+
+
+async def _drain(server: "_Server", core: Core, grace_s: float) -> None:
+    log.info("draining", grace_s=grace_s)
+    with trio.move_on_after(grace_s) as grace:
+        await server.stop()
+        await core.drain()
+    log.info("stopped", drained=not grace.cancelled_caught)
 
 
 class _EngineTasks:

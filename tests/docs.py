@@ -18,20 +18,24 @@ from settled.config import SETTINGS
 ROOT = Path(__file__).parents[1]
 
 
-def commands(group: click.Group = main, path: str = "settled") -> Iterator[tuple[str, str]]:
+def commands(
+    command: click.Command = main, path: str = "settled", parent: click.Context | None = None
+) -> Iterator[tuple[str, str]]:
     """Yield each command's path and help, parents first."""
-    context = click.Context(group, info_name=path, max_content_width=100, terminal_width=100)
-    yield path, group.get_help(context)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        if isinstance(command, click.Group):
-            yield from commands(command, f"{path} {name}")
-        else:
-            inner = click.Context(
-                command, info_name=f"{path} {name}", max_content_width=100, terminal_width=100
-            )
-            yield f"{path} {name}", command.get_help(inner)
+    context = command.make_context(
+        path.rsplit(maxsplit=1)[-1],
+        [],
+        parent,
+        resilient_parsing=True,
+        max_content_width=100,
+        terminal_width=100,
+    )
+    yield path, command.get_help(context)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from commands(inner, f"{path} {name}", context)
 
 
 def cli_page() -> str:

@@ -1,0 +1,166 @@
+"""What a database file must be, how its schema moves on, and who may hold it."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlite_utils import Database, Migrations
+
+from settled.amounts import Quantity
+from settled.errors import ConfigError, StoreHeld
+from settled.store import file, lock
+from settled.store.sql import schema
+from settled.store.sqlite import open_sqlite
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "settled.db"
+
+
+async def make(path: Path) -> None:
+    async with open_sqlite(path, exclusive=True, create=True) as store:
+        await store.open_account("alice", setup=False)
+        await store.queue_settlement("alice", Quantity("5", 0), "k")
+
+
+async def refused(path: Path, *, exclusive: bool = True, create: bool = True) -> str:
+    before = path.read_bytes() if path.exists() else None
+    with pytest.raises(ConfigError) as caught:
+        async with open_sqlite(path, exclusive=exclusive, create=create):
+            pass
+    assert (path.read_bytes() if path.exists() else None) == before, "it was touched"
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+async def test_a_missing_file_is_made_only_when_asked_to(path: Path) -> None:
+    assert "no database at" in await refused(path, create=False)
+    assert "directory does not exist" in await refused(path.parent / "no" / "x.db")
+    await make(path)
+
+
+async def test_a_file_of_another_program_is_refused(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute("CREATE TABLE cats (name TEXT)")
+    for exclusive in (True, False):
+        assert "not a settled database" in await refused(path, exclusive=exclusive)
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello, world", b"\0" * 4096, b"SQLite format 3\0" + b"x" * 99]
+)
+async def test_a_file_that_is_no_database_is_refused(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    message = await refused(path)
+    assert "cannot be opened as a database" in message or "not a settled database" in message
+
+
+async def test_a_missing_file_beside_its_log_is_not_replaced(path: Path) -> None:
+    await make(path)
+    path.unlink()
+    path.with_name("settled.db-wal").write_bytes(b"x" * 100)
+    assert "restore the database from a backup" in await refused(path)
+    assert not path.exists()
+
+
+async def test_a_newer_schema_is_refused(path: Path) -> None:
+    await make(path)
+    newer = Migrations("settled")
+    newer(name="0999_from_the_future")(lambda db: None)
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        newer.apply(Database(conn))
+    for exclusive in (True, False):
+        message = await refused(path, exclusive=exclusive)
+        assert "newer settled" in message
+        assert "0999_from_the_future" in message
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+async def test_an_older_schema_is_brought_up_to_date_after_a_backup(
+    path: Path, exclusive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(path)
+    with_one_more(monkeypatch)
+    async with open_sqlite(path, exclusive=exclusive) as store:
+        assert (await store.account("alice")).requested == 5
+    (backup,) = path.parent.glob("settled.db.*.backup")
+    with closing(sqlite3.connect(backup)) as conn:
+        assert "later" not in tables(conn)
+        assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert conn.execute("SELECT requested FROM accounts").fetchone() == ("5",)
+    with closing(sqlite3.connect(path)) as conn:
+        assert "later" in tables(conn)
+    async with open_sqlite(path, exclusive=exclusive):
+        pass
+    assert len(list(path.parent.glob("*.backup"))) == 1, "nothing to do, no backup"
+
+
+async def test_a_migration_that_fails_leaves_the_file_as_it_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(path)
+    with_one_more(monkeypatch, "CREATE TABLE later (x)", "no SQL at all")
+    with pytest.raises(sqlite3.OperationalError):
+        async with open_sqlite(path, exclusive=True):
+            pass
+    with closing(sqlite3.connect(path)) as conn:
+        assert "later" not in tables(conn)
+    monkeypatch.undo()
+    async with open_sqlite(path, exclusive=True) as store:
+        assert (await store.account("alice")).requested == 5
+
+
+async def test_a_command_does_not_migrate_under_a_daemon(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(path)
+    with lock.held(path):
+        with_one_more(monkeypatch)
+        with pytest.raises(StoreHeld):
+            async with open_sqlite(path, exclusive=False):
+                pass
+
+
+def with_one_more(monkeypatch: pytest.MonkeyPatch, *statements: str) -> None:
+    """Let the program have one more migration than the file."""
+    later = Migrations("settled")
+    for migration in schema.MIGRATIONS.pending(Database(memory=True)):
+        later(name=migration.name)(migration.fn)
+
+    @later(name="0002_later")
+    def _later(db: Database) -> None:
+        for statement in statements or ("CREATE TABLE later (x)",):
+            db.execute(statement)
+
+    monkeypatch.setattr(file, "MIGRATIONS", later)
+    monkeypatch.setattr(file, "_KNOWN", {*file._KNOWN, "0002_later"})
+
+
+def tables(conn: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in conn.execute("SELECT name FROM sqlite_schema")}
+
+
+def test_the_lock_names_its_holder_and_goes_with_the_process(path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from settled.store import lock\n"
+        "with lock.held(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    assert lock.holder_pid(path) is None
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert lock.holder_pid(path) == process.pid
+        with pytest.raises(StoreHeld, match=str(process.pid)), lock.held(path):
+            raise AssertionError("held twice")
+        process.kill()
+        process.wait()
+    assert lock.holder_pid(path) is None
+    with lock.held(path):
+        assert lock.holder_pid(path) == os.getpid()
