@@ -81,9 +81,7 @@ async def serve(
             print(daemon.url)
             await trio.sleep_forever()
     """
-    interrupted = await store.interrupt_settlements()
-    if interrupted:
-        log.warning("settlements_interrupted", count=interrupted)
+    log.info("starting", interrupted_settlements=await store.interrupt_settlements())
     async with open_connector(connector_url) as connector, trio.open_nursery() as nursery:
         engine_tasks = _EngineTasks()
         services = Services(store, connector, await nursery.start(engine_tasks.run))

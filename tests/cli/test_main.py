@@ -360,8 +360,7 @@ def test_run_says_where_it_listens_and_ends_well_at_a_signal(number: signal.Sign
         stdout, stderr = child.communicate(timeout=30)
     assert (child.returncode, stdout) == (0, "")
     events = [json.loads(text)["event"] for text in stderr.splitlines()]
-    assert events[0] == "serving"
-    assert events[-1] == "stopped"
+    assert events == ["starting", "serving", "draining", "stopped"]
 
 
 def test_a_port_in_use_is_one_line() -> None:
