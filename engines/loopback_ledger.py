@@ -160,7 +160,7 @@ def _balance(db: sqlite3.Connection, wallet: str) -> Decimal:
 def _add(db: sqlite3.Connection, wallet: str, amount: Decimal) -> None:
     balance = _EXACT.add(_balance(db, wallet), amount)
     db.execute(
-        "INSERT INTO wallets VALUES (?1, ?2) ON CONFLICT DO UPDATE SET balance = ?2",
+        "INSERT INTO wallets VALUES (?, ?) ON CONFLICT DO UPDATE SET balance = excluded.balance",
         (wallet, f"{balance:f}"),
     )
 

@@ -12,7 +12,9 @@ from settled import limits
 from settled.errors import ConfigError
 from settled.store.sql.schema import APPLICATION_ID, MIGRATIONS
 
-_KNOWN: Final = frozenset(migration.name for migration in MIGRATIONS.pending(Database(memory=True)))
+with closing(sqlite3.connect(":memory:")) as _empty:
+    # Of an empty database, all that the program knows is pending.
+    _KNOWN: Final = frozenset(migration.name for migration in MIGRATIONS.pending(Database(_empty)))
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:

@@ -129,8 +129,9 @@ async def test_a_command_does_not_migrate_under_a_daemon(
 def with_one_more(monkeypatch: pytest.MonkeyPatch, *statements: str) -> None:
     """Let the program have one more migration than the file."""
     later = Migrations("settled")
-    for migration in schema.MIGRATIONS.pending(Database(memory=True)):
-        later(name=migration.name)(migration.fn)
+    with closing(sqlite3.connect(":memory:")) as empty:
+        for migration in schema.MIGRATIONS.pending(Database(empty)):
+            later(name=migration.name)(migration.fn)
 
     @later(name="0002_later")
     def _later(db: Database) -> None:
