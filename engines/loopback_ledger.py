@@ -129,7 +129,9 @@ class Ledger:
 
     async def _run(self, call: Callable[[sqlite3.Connection], T]) -> T:
         def work() -> T:
-            with closing(sqlite3.connect(self.path, _BUSY_TIMEOUT_S, isolation_level=None)) as db:
+            with closing(
+                sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+            ) as db:
                 db.execute("PRAGMA synchronous = EXTRA")
                 return call(db)
 
