@@ -130,3 +130,16 @@ def floor(value: Decimal, scale: int | None) -> Decimal:
     step = Decimal(1).scaleb(-scale, EXACT)
     # Inexact is the point here, so this one operation runs with the trap off.
     return value.quantize(step, ROUND_FLOOR, Context(prec=EXACT.prec))
+
+
+def payable(value: Decimal, scale: int | None) -> Decimal:
+    """Return the part of ``value`` (zero or more) that one settlement can carry.
+
+    That is ``value`` rounded down to ``scale`` decimals, and to the digits of a Quantity: what is
+    netted can be longer than any single request.
+    """
+    whole_digits = max(value.adjusted() + 1, 1)
+    if whole_digits > limits.AMOUNT_DIGITS_MAX:
+        return EXACT.subtract(Decimal(1).scaleb(limits.AMOUNT_DIGITS_MAX, EXACT), Decimal(1))
+    widest = min(limits.AMOUNT_DIGITS_MAX - whole_digits, limits.SCALE_MAX)
+    return floor(value, widest if scale is None else min(scale, widest))

@@ -31,8 +31,10 @@ class Connector:
     def __init__(self, client: httpx2.AsyncClient, url: str) -> None:
         self._client = client
         self._url = url.rstrip("/")
-        # The pool never makes a request wait, so every time-out is the connector's own.
-        self._connections = trio.CapacityLimiter(limits.CONNECTOR_CONNECTIONS_MAX)
+        # The pool never makes a request wait, so every time-out is the connector's own, and slow
+        # messages do not hold back credits.
+        self._deliveries = trio.CapacityLimiter(limits.DELIVERIES_MAX)
+        self._messages = trio.CapacityLimiter(limits.MESSAGES_MAX)
 
     async def deliver(self, credit: Credit) -> DeliveryOutcome:
         """Tell the connector of an incoming settlement, once, and say how that went.
@@ -45,6 +47,7 @@ class Connector:
         try:
             status, _ = await self._post(
                 f"/accounts/{credit.account_id}/settlements",
+                self._deliveries,
                 json={"amount": quantity.amount, "scale": quantity.scale},
                 headers={"Idempotency-Key": credit.id, "Accept": "application/json, */*"},
                 timeout_s=limits.CONNECTOR_TIMEOUT_S,
@@ -70,6 +73,7 @@ class Connector:
         try:
             status, reply = await self._post(
                 f"/accounts/{account_id}/messages",
+                self._messages,
                 content=body,
                 headers={"Content-Type": "application/octet-stream", "Accept": "*/*"},
                 timeout_s=limits.MESSAGE_TIMEOUT_S,
@@ -93,6 +97,7 @@ class Connector:
     async def _post(
         self,
         path: str,
+        connections: trio.CapacityLimiter,
         *,
         headers: dict[str, str],
         timeout_s: float,
@@ -107,7 +112,7 @@ class Connector:
         request = self._client.build_request(
             "POST", self._url + path, json=json, content=content, headers=headers
         )
-        async with self._connections:
+        async with connections:
             deadline = trio.current_time() + timeout_s
             with trio.fail_at(deadline):
                 response = await self._client.send(request, stream=True)
@@ -132,10 +137,8 @@ async def open_connector(url: str) -> AsyncIterator[Connector]:
     timeout = httpx2.Timeout(
         limits.MESSAGE_TIMEOUT_S, connect=limits.CONNECTOR_CONNECT_TIMEOUT_S, pool=None
     )
-    pool = httpx2.Limits(
-        max_connections=limits.CONNECTOR_CONNECTIONS_MAX,
-        max_keepalive_connections=limits.CONNECTOR_CONNECTIONS_MAX,
-    )
+    connections = limits.DELIVERIES_MAX + limits.MESSAGES_MAX
+    pool = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
     async with httpx2.AsyncClient(
         timeout=timeout, limits=pool, trust_env=False, follow_redirects=False
     ) as client:

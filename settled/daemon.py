@@ -126,6 +126,7 @@ class _EngineTasks:
                     task_status.started(nursery)
                     await trio.sleep_forever()
         except Exception as error:
+            log.exception("engine_crashed", reason=describe(error))
             raise EngineCrashed(
                 f"a background task of the engine crashed: {describe(error)}; nothing is lost, "
                 f"start again when its cause is mended"

@@ -49,8 +49,8 @@ class AccountNotFound(NotFound):
 
     def __init__(self, account_id: str) -> None:
         super().__init__(
-            f"no open account {account_id!r}: create it with POST /accounts "
-            f"or `settled accounts add`"
+            f"no open account {account_id!r}: see `settled accounts list`, or create it with "
+            f"POST /accounts"
         )
         self.account_id = account_id
 

@@ -32,9 +32,9 @@ RETRY_AFTER_S: Final = 1
 CONNECTOR_CONNECT_TIMEOUT_S: Final = 5
 CONNECTOR_TIMEOUT_S: Final = 10
 MESSAGE_TIMEOUT_S: Final = 32  # the packet that carries a message expires after 30 s
-CONNECTOR_CONNECTIONS_MAX: Final = 64
 CONNECTOR_REPLY_BYTES_MAX: Final = 64 * 1024
-DELIVERIES_MAX: Final = 512
+DELIVERIES_MAX: Final = 128  # each on a connection of its own
+MESSAGES_MAX: Final = 128
 DELIVERIES_PER_ACCOUNT_MAX: Final = 8
 
 # What is done at once.

@@ -25,6 +25,7 @@ def accounts() -> None:
       settled accounts list
       settled accounts show alice --json
       settled accounts add alice
+      settled accounts retry alice
       settled accounts remove alice
     """
 
@@ -139,6 +140,25 @@ def remove(account: str, db: Path, as_json: bool) -> None:
     closed = with_store(db, lambda store: store.close_account(account))
     echo_record(account_json(closed), as_json=as_json)
     tell_without_daemon(db, "the engine is told")
+
+
+@accounts.command()
+@click.argument("account")
+@db_option
+@json_option
+@debug_option
+def retry(account: str, db: Path, as_json: bool) -> None:
+    """Try to settle what ACCOUNT owes now, not when its backoff ends.
+
+    For when the reason that it waits for is mended, such as a wallet that was empty.
+
+    \b
+    Examples:
+      settled accounts retry alice
+    """
+    found = with_store(db, lambda store: store.retry_settlement(account))
+    echo_record(account_json(found), as_json=as_json)
+    tell_without_daemon(db, "it is tried")
 
 
 def tell_without_daemon(db: Path, what: str) -> None:

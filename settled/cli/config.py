@@ -41,7 +41,7 @@ def show(config: Config, as_json: bool) -> None:
     Examples:
       settled config show
       settled config show --config /etc/settled.toml --json
-      SETTLED_LISTEN=127.0.0.1:3001 settled config show --engine loopback -o precision=6
+      SETTLED_LISTEN=127.0.0.1:3001 settled config show --engine loopback -o asset_scale=6
     """
     engine = None if config.settings.engine is None else load(config.settings.engine)
     rows = config.shown(engine)

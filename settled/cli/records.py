@@ -1,12 +1,14 @@
 """Accounts, settlements and credits as the commands show them: JSON objects and table rows."""
 
 import json
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
 
+from settled import limits
 from settled.amounts import to_text
 from settled.store.records import Account, Credit, Settlement
 from settled.text import one_line, printable
@@ -65,8 +67,10 @@ def account_json(account: Account) -> dict[str, Any]:
         "credited": to_text(account.credited),
         "parked": to_text(account.parked),
         "waiting": account.waiting,
+        "retry_at": iso(account.retry_ms) if account.failures and account.retry_ms else None,
         "opened_at": iso(account.opened_ms),
         "closed_at": None if account.closed_ms is None else iso(account.closed_ms),
+        "number": account.number,
     }
 
 
@@ -184,4 +188,7 @@ def iso(ms: int) -> str:
 
 
 def _short(reason: str | None) -> str | None:
-    return None if reason is None else one_line(reason, _REASON_CHARS)
+    """Return a reason as one line: cut on a terminal, where it would break the table."""
+    if reason is None:
+        return None
+    return one_line(reason, _REASON_CHARS if sys.stdout.isatty() else limits.REASON_CHARS_MAX)

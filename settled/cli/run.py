@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import trio
 
     from settled.engine.protocol import Connect
+
+
+_SAME_SIGNAL_S: Final = 0.5
 
 
 @click.command()
@@ -91,11 +94,17 @@ async def _watch(
     scope: "trio.CancelScope",
 ) -> None:
     """Stop at the first signal, by a drain if there is something to drain; end at the second."""
+    import trio
+
     await anext(signals)
     if serving.is_set():
         stop.set()
     else:
         scope.cancel()
+    # One wish may come twice, to the process and to its group: that is not a second one.
+    first_s = trio.current_time()
     number = await anext(signals)
+    while trio.current_time() < first_s + _SAME_SIGNAL_S:
+        number = await anext(signals)
     # Nothing that hangs, not even a thread, may hold this up; what is durable needs no farewell.
     os._exit(128 + number)

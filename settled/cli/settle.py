@@ -24,11 +24,24 @@ if TYPE_CHECKING:
 @click.argument("amount")
 @click.option("--key", help="The idempotency key of this request; a new one if not given.")
 @click.option("--wait", is_flag=True, help="Wait until it is settled, and exit by the outcome.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Wait so long at most; then the exit code is 1, and it stays queued.",
+)
 @db_option
 @json_option
 @debug_option
 def settle(
-    *, account: str, amount: str, key: str | None, wait: bool, db: Path, as_json: bool
+    *,
+    account: str,
+    amount: str,
+    key: str | None,
+    wait: bool,
+    timeout: float | None,
+    db: Path,
+    as_json: bool,
 ) -> None:
     """Queue a settlement of AMOUNT, in the standard unit, to the peer of ACCOUNT.
 
@@ -36,13 +49,14 @@ def settle(
     when it starts. The same command again with the same --key has no second effect.
 
     With --wait, the exit code is 0 when it is settled, or settled in part while the rest waits for
-    more; it is 1 when it is stuck: the reason and what to do are shown.
+    more. It is 1 when it rests, is parked, or its account is closed: what to do is shown. What is
+    tried again with backoff is waited for, for ever unless there is a --timeout.
 
     \b
     Examples:
       settled settle alice 12.50
       settled settle alice 12.50 --key invoice-17
-      settled settle alice 12.50 --wait
+      settled settle alice 12.50 --wait --timeout 60
     """
     quantity = Quantity.of(from_text(amount))
     if key is None:
@@ -51,7 +65,10 @@ def settle(
         click.echo(f"Key: {key}", err=True)
     ids.check_key(key)
     answer: tuple[Queued, Ending | None] = with_store(
-        db, lambda store: _settle(store, account, quantity, key, db if wait else None)
+        db,
+        lambda store: _settle(
+            store, account, quantity, key, wait_on=db if wait else None, timeout_s=timeout
+        ),
     )
     queued, ending = answer
     _report(account, key, queued, ending, as_json=as_json)
@@ -64,12 +81,18 @@ def settle(
 
 
 async def _settle(
-    store: "Store", account_id: str, quantity: Quantity, key: str, wait_on: Path | None
+    store: "Store",
+    account_id: str,
+    quantity: Quantity,
+    key: str,
+    *,
+    wait_on: Path | None,
+    timeout_s: float | None,
 ) -> tuple[Queued, Ending | None]:
     queued = await store.queue_settlement(account_id, quantity, key)
     if wait_on is None:
         return queued, None
-    return queued, await watch(store, wait_on, account_id, queued)
+    return queued, await watch(store, wait_on, account_id, queued, timeout_s=timeout_s)
 
 
 def _report(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from settled.amounts import from_text
+from settled.amounts import from_text, to_text
 from settled.cli.common import db_option, debug_option, json_option, with_store
 from settled.cli.listing import list_options, print_list
 from settled.cli.records import (
@@ -98,11 +98,18 @@ def show(settlement_id: str, db: Path, as_json: bool) -> None:
 @click.argument("settlement_id", metavar="ID")
 @click.option("--settled", "settled_text", metavar="AMOUNT", help="So much of it was paid.")
 @click.option("--not-sent", is_flag=True, help="Nothing was paid, and nothing of it ever will be.")
+@click.option("--more-than-asked", is_flag=True, help="AMOUNT is above what was to be paid.")
 @db_option
 @json_option
 @debug_option
 def resolve(
-    settlement_id: str, settled_text: str | None, not_sent: bool, db: Path, as_json: bool
+    *,
+    settlement_id: str,
+    settled_text: str | None,
+    not_sent: bool,
+    more_than_asked: bool,
+    db: Path,
+    as_json: bool,
 ) -> None:
     """Say what became of the settlement ID, when the engine cannot tell.
 
@@ -123,19 +130,28 @@ def resolve(
         outcome = NotSent("")
     else:
         raise click.UsageError("give one of --settled AMOUNT and --not-sent")
-    resolved = trio.run(_resolve, db, settlement_id, outcome)
+    resolved = trio.run(_resolve, db, settlement_id, outcome, more_than_asked)
     echo_record(settlement_json(resolved), as_json=as_json)
 
 
-async def _resolve(db: Path, settlement_id: str, outcome: Settled | NotSent) -> Settlement:
+async def _resolve(
+    db: Path, settlement_id: str, outcome: Settled | NotSent, more_than_asked: bool
+) -> Settlement:
     from settled.store.sqlite import open_sqlite
 
     async with open_sqlite(db, exclusive=False) as store:
         settlement = await store.settlement(settlement_id)
+        above = isinstance(outcome, Settled) and outcome.amount > settlement.amount
+        if above and not more_than_asked:
+            raise click.UsageError(
+                f"only {to_text(settlement.amount)} was to be paid, and this is final: "
+                f"correct the amount, or add --more-than-asked"
+            )
         if settlement.state != "in_flight" or holder_pid(db) is not None:
             return await store.resolve_settlement(settlement_id, outcome)
     # It was in flight when the daemon ended. Holding the database keeps a new one from asking the
     # engine about it at the same time.
+    if isinstance(outcome, NotSent):
+        outcome = NotSent("resolved by the operator")
     async with open_sqlite(db, exclusive=True) as store:
-        await store.interrupt_settlements()
-        return await store.resolve_settlement(settlement_id, outcome)
+        return await store.record_outcome(settlement_id, outcome)

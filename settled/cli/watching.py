@@ -1,5 +1,6 @@
 """Waiting for a settlement request to be paid, in sight of whoever waits."""
 
+import math
 import shutil
 import sys
 from dataclasses import dataclass
@@ -33,7 +34,9 @@ class Ending:
     note: str | None = None
 
 
-async def watch(store: "Store", db: Path, account_id: str, queued: Queued) -> Ending:
+async def watch(
+    store: "Store", db: Path, account_id: str, queued: Queued, *, timeout_s: float | None
+) -> Ending:
     """Wait until all that was requested up to now is settled, or until it cannot go on.
 
     Progress goes to standard error: one line that is written over on a terminal, otherwise a line
@@ -44,19 +47,22 @@ async def watch(store: "Store", db: Path, account_id: str, queued: Queued) -> En
         db: the database's file, to tell whether a daemon runs on it.
         account_id: the account.
         queued: the answer to the request; its life of the account is watched.
+        timeout_s: how long to wait, in seconds; ``None``: for ever.
     """
     import trio
 
     target = (await _account(store, account_id, queued.account)).requested
     progress = _Progress(db)
     try:
-        while True:
-            account = await _account(store, account_id, queued.account)
-            progress.show(account, target)
-            ending = await _ending(store, account, target, queued)
-            if ending is not None:
-                return ending
-            await trio.sleep(_POLL_S)
+        with trio.move_on_after(math.inf if timeout_s is None else timeout_s):
+            while True:
+                account = await _account(store, account_id, queued.account)
+                progress.show(account, target)
+                ending = await _ending(store, account, target, queued)
+                if ending is not None:
+                    return ending
+                await trio.sleep(_POLL_S)
+        return Ending("not settled", 1, "It is not settled yet. It stays queued.")
     finally:
         progress.end()
 

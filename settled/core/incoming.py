@@ -1,6 +1,6 @@
 """Incoming settlements: each credit is delivered to the connector under its own immutable key."""
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import replace
 
 import structlog
@@ -12,6 +12,7 @@ from settled.core.backoff import retry_delay_ms
 from settled.core.patience import patiently
 from settled.core.ports import Deliver
 from settled.core.scheduler import Scheduler
+from settled.errors import StoreBroken
 from settled.store.protocol import Store
 from settled.store.records import Ambiguous, Credit, Delivered, NotDelivered
 
@@ -37,26 +38,42 @@ class Incoming:
         self._store = store
         self._deliver = deliver
         self._nursery = nursery
-        self._sending: Counter[int] = Counter()  # deliveries under way, by account
+        self._sending: defaultdict[int, set[int]] = defaultdict(set)  # by account, the credits
         self._ended = trio.Event()
         self.scheduler = Scheduler(self._advance, tasks_max=limits.DELIVERIES_MAX)
 
     async def _advance(self, account: int) -> int | None:
         """Start the deliveries that are due; return when to look again (see ``Scheduler``)."""
-        if self._sending.total() >= limits.DELIVERIES_MAX:
+        if sum(map(len, self._sending.values())) >= limits.DELIVERIES_MAX:
             return _FULL_DELAY_MS
-        free = limits.DELIVERIES_PER_ACCOUNT_MAX - self._sending[account]
-        if free == 0:
+        sending = frozenset(self._sending.get(account, ()))
+        free = limits.DELIVERIES_PER_ACCOUNT_MAX - len(sending)
+        if free <= 0:
             return None  # the end of a delivery wakes the account
-        step = await self._store.next_deliveries(account, free)
+        step = await self._store.next_deliveries(account, free, sending=sending)
         for credit in step.parked:
             _log(credit).error("credit_parked", reason=credit.reason)
         for credit in step.credits:
-            self._sending[account] += 1
+            self._sending[account].add(credit.number)
             self._nursery.start_soon(self._send, credit)
         return step.delay_ms
 
     async def _send(self, credit: Credit) -> None:
+        try:
+            await self._deliver_once(credit)
+        except StoreBroken:
+            raise
+        except Exception:
+            # Not even a record that cannot be booked may stop the others; the audit shows it.
+            _log(credit).exception("delivery_failed")
+        sending = self._sending[credit.account]
+        sending.discard(credit.number)
+        if not sending:
+            del self._sending[credit.account]
+        self._ended.set()
+        self.scheduler.wake(credit.account)
+
+    async def _deliver_once(self, credit: Credit) -> None:
         outcome = await self._deliver(credit)
         delay_ms = retry_delay_ms(credit.attempts - 1)
         match outcome:
@@ -69,11 +86,6 @@ class Incoming:
                 outcome = replace(outcome, retry_delay_ms=delay_ms)
                 _log(credit).warning("credit_ambiguous", reason=reason, retry_in_ms=delay_ms)
         await patiently(lambda: self._store.record_delivery(credit, outcome))
-        self._sending[credit.account] -= 1
-        if not self._sending[credit.account]:
-            del self._sending[credit.account]
-        self._ended.set()
-        self.scheduler.wake(credit.account)
 
     async def drain(self) -> None:
         """Start no more deliveries, and wait for those under way."""

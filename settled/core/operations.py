@@ -7,6 +7,7 @@ import trio
 from settled import ids, limits
 from settled.amounts import Quantity
 from settled.core.core import Core
+from settled.core.outgoing import describe
 from settled.core.ports import EnginePort
 from settled.errors import (
     AccountNotFound,
@@ -42,7 +43,8 @@ class Operations:
         """
         checked_id = ids.mint() if account_id is None else ids.check_account_id(account_id)
         account = await self._store.open_account(checked_id)
-        self._core.hooks.scheduler.wake(account.number)
+        if account.state == "setup":
+            self._core.hooks.expedite(account.number)
         return account.id
 
     async def close_account(self, account_id: str) -> None:
@@ -95,7 +97,9 @@ class Operations:
         except StoreBroken:
             raise  # the daemon is stopping; no answer may be given
         except Exception as error:
-            log.warning("handler_failed", account=account_id, exc_info=error)
+            log.warning(
+                "handler_failed", account=account_id, reason=describe(error), exc_info=error
+            )
             raise HandlerFailed(
                 f"account {account_id}: the engine could not handle the message "
                 f"({type(error).__name__}); its log has the reason"

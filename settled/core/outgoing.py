@@ -33,6 +33,8 @@ log = structlog.get_logger()
 _NO_FIND: Final = (
     "; the engine has no find_settlement: look on the ledger, then `settled settlements resolve`"
 )
+_ASKED: Final = "; find_settlement"
+_CAUSE_CHARS_MAX: Final = 500
 
 
 class Outgoing:
@@ -98,15 +100,17 @@ class Outgoing:
         if self._engine.find_settlement is None:
             return self._unknown(settlement.reason or "the outcome is unknown")
         delay_ms = retry_delay_ms(settlement.failures)
+        # What brought it into doubt stays in sight, however often it is asked for.
+        cause = (settlement.reason or "the outcome is unknown").split(_ASKED)[0][:_CAUSE_CHARS_MAX]
         try:
             with trio.fail_after(limits.FIND_TIMEOUT_S):
                 found = await self._engine.find_settlement(settlement.account_id, settlement.id)
             if found is None:
-                return Unknown("find_settlement cannot tell yet: it is asked again", delay_ms)
+                return Unknown(f"{cause}{_ASKED} cannot tell yet: it is asked again", delay_ms)
             amount = checked(found)
         except Exception as error:
             log.warning("find_settlement_raised", settlement=settlement.id, exc_info=error)
-            return Unknown(f"find_settlement raised {describe(error)}: it is asked again", delay_ms)
+            return Unknown(f"{cause}{_ASKED} raised {describe(error)}: asked again", delay_ms)
         if amount:
             return Settled(amount)
         failures = await self._failures(settlement)

@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable
 import structlog
 import trio
 
-from settled.errors import StoreBusy
+from settled.errors import StoreBroken, StoreBusy
 
 log = structlog.get_logger()
 
 _BUSY_DELAY_MS = 1000
+_FAILED_DELAY_MS = 60_000
 
 
 class Scheduler:
@@ -20,7 +21,7 @@ class Scheduler:
     Args:
         work: does what is due for the account with this number. It returns after how many
             milliseconds it wants to be called again, ``None`` for not before it is woken. What it
-            raises ends the daemon, but ``StoreBusy``: then it is called again soon.
+            raises is logged, and it is called again later; only ``StoreBroken`` ends the daemon.
         tasks_max: how many accounts are worked on at the same time.
 
     Example::
@@ -85,6 +86,12 @@ class Scheduler:
         except StoreBusy as error:
             log.warning("store_busy", reason=str(error))
             delay_ms = _BUSY_DELAY_MS
+        except StoreBroken:
+            raise
+        except Exception:
+            # One account that cannot be worked on must not stop the others.
+            log.exception("account_failed", number=account, advice="run `settled audit`")
+            delay_ms = _FAILED_DELAY_MS
         self._running.discard(account)
         if account in self._woken:
             self._woken.discard(account)

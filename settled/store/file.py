@@ -51,6 +51,10 @@ def check(path: Path, *, create: bool) -> None:
     Raises:
         ConfigError: when the file is missing and may not be created, or is no settled database.
     """
+    if path.is_dir():
+        raise ConfigError(
+            f"{path} is a directory: give the database file in it, like --db {path}/settled.db"
+        )
     if not path.exists() or path.stat().st_size == 0:
         wal = path.with_name(path.name + "-wal")
         if wal.exists() and wal.stat().st_size > 0:

@@ -1,16 +1,23 @@
-"""One daemon a database: an advisory lock on ``<database>.lock``, which also names its holder.
+"""One daemon a database: advisory locks on ``<database>.lock`` and on the database itself.
 
-The lock is on a file of its own, since closing any descriptor of the database file would drop the
-locks that SQLite itself holds on it. The kernel frees it when the process ends, however it ends.
+The first names its holder and is there before the database is. The second holds even if someone
+deletes the first, or comes by a hard link. It is a lock of the ``flock`` kind, which does not touch
+the POSIX locks that SQLite takes; but closing any descriptor of the file would drop those, so ours
+is closed only after SQLite's. The kernel frees both when the process ends, however it ends.
 """
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from settled.errors import ConfigError, StoreHeld
+
+# A command that asks who holds the database holds it for a moment itself.
+_PROBE_S: Final = 0.3
 
 
 def _lock_path(path: Path) -> Path:
@@ -20,34 +27,65 @@ def _lock_path(path: Path) -> Path:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold the database at ``path`` for this process.
+    """Hold the database at ``path`` for this process; an empty file is made if there is none.
+
+    Enter it before the process has any connection to the database, leave it after the last.
 
     Raises:
         StoreHeld: when another process holds it; the message names its pid.
-        ConfigError: when the lock file cannot be written.
+        ConfigError: when the files cannot be written.
     """
     lock_path = _lock_path(path)
+    with _opened(lock_path) as lock_file:
+        _lock(lock_file, path)
+        database = _open(path)
+        # Refused, it stays open: if this process has connections to it, they keep their locks.
+        _lock(database, path)
+        try:
+            os.ftruncate(lock_file, 0)
+            os.pwrite(lock_file, str(os.getpid()).encode(), 0)
+            yield
+        finally:
+            os.close(database)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = _open(path)
     try:
-        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise ConfigError(
-            f"cannot open {lock_path}: {error.strerror}; the directory of the database must be "
-            f"writable"
+            f"cannot open {path}: {error.strerror}; the database and its directory must be writable"
         ) from error
-    try:
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    deadline_s = time.monotonic() + _PROBE_S
+    while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            raise StoreHeld(
-                f"{path} is held by another settled process, pid {pid}: "
-                f"stop it first, or use another --db"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
+            if time.monotonic() > deadline_s:
+                raise StoreHeld(
+                    f"{path} is held by another settled process, pid {_pid_in(descriptor)}: "
+                    f"stop it first, or use another --db"
+                ) from None
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _pid_in(descriptor: int) -> str:
+    text = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+    return text if text.isdigit() else "unknown"
 
 
 def holder_pid(path: Path) -> int | None:
@@ -59,7 +97,7 @@ def holder_pid(path: Path) -> int | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        text = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+        text = _pid_in(descriptor)
         return int(text) if text.isdigit() else 0
     else:
         return None

@@ -1,6 +1,6 @@
 """The in-memory store, part 3: credits, their delivery, and the engine's state."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
@@ -12,6 +12,7 @@ from settled.errors import InvalidAmount, NotFound, NotResolvable, SettlementCon
 from settled.store.memory_books import Books, cut, nearer, page
 from settled.store.records import (
     AddCredit,
+    Ambiguous,
     Bucket,
     Change,
     Credit,
@@ -19,11 +20,9 @@ from settled.store.records import (
     Delivered,
     DeliveryOutcome,
     NextDeliveries,
-    NotDelivered,
     SetState,
 )
 
-LEASE_MS = 60_000
 CLOCK_STEP_BACK_MAX_MS = 3_600_000
 NO_CLEAR_ANSWER = (
     "no clear answer for 23 h: find out whether the connector credited it, "
@@ -34,8 +33,10 @@ NO_CLEAR_ANSWER = (
 class MemoryIncoming(Books):
     """See ``settled.store.protocol.IncomingStore`` and ``StateStore``."""
 
-    async def next_deliveries(self, account: int, limit: int) -> NextDeliveries:
-        """Return up to ``limit`` credits that are due, marked as being sent."""
+    async def next_deliveries(
+        self, account: int, limit: int, *, sending: Collection[int] = ()
+    ) -> NextDeliveries:
+        """Return up to ``limit`` credits that are due, marked as sent since now at the latest."""
         await trio.lowlevel.checkpoint()
         now = self._now_ms()
         for credit in self._to_be_delivered(account):
@@ -43,8 +44,11 @@ class MemoryIncoming(Books):
         sent: list[Credit] = []
         parked: list[Credit] = []
         for credit in self._to_be_delivered(account):
+            if credit.number in sending:
+                continue
             if len(sent) >= limit or credit.retry_ms > now:
-                break
+                delay_ms = max(credit.retry_ms - now, 0)
+                return NextDeliveries(tuple(sent), delay_ms, tuple(parked))
             if _too_old(credit.ambiguous_ms, now):
                 parked.append(self._park(credit, now))
                 continue
@@ -52,13 +56,10 @@ class MemoryIncoming(Books):
                 credit,
                 attempts=credit.attempts + 1,
                 ambiguous_ms=now if credit.ambiguous_ms is None else credit.ambiguous_ms,
-                retry_ms=now + LEASE_MS,
                 updated_ms=now,
             )
             sent.append(replace(marked, ambiguous_ms=credit.ambiguous_ms))
-        left = self._to_be_delivered(account)
-        delay_ms = max(left[0].retry_ms - now, 0) if left else None
-        return NextDeliveries(tuple(sent), delay_ms, tuple(parked))
+        return NextDeliveries(tuple(sent), None, tuple(parked))
 
     def _to_be_delivered(self, account: int) -> list[Credit]:
         """Return the account's undelivered credits, the one that is due first first."""
@@ -82,12 +83,14 @@ class MemoryIncoming(Books):
             if stored.state != "credited":
                 self._credited(stored, None, now)
         elif stored.state == "undelivered":
-            never_sent = isinstance(outcome, NotDelivered)
+            since_ms = credit.ambiguous_ms
+            if isinstance(outcome, Ambiguous):
+                since_ms = now if stored.ambiguous_ms is None else stored.ambiguous_ms
             self._set_credit(
                 stored,
                 reason=cut(outcome.reason),
                 retry_ms=now + outcome.retry_delay_ms,
-                ambiguous_ms=credit.ambiguous_ms if never_sent else stored.ambiguous_ms,
+                ambiguous_ms=since_ms,
                 updated_ms=now,
             )
 
@@ -106,7 +109,7 @@ class MemoryIncoming(Books):
             credit,
             state="undelivered",
             reason=None,
-            ambiguous_ms=None,
+            ambiguous_ms=None if credit.state == "parked" else credit.ambiguous_ms,
             retry_ms=0,
             updated_ms=self._now_ms(),
         )

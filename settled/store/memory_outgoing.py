@@ -6,7 +6,7 @@ from typing import Any
 
 import trio
 
-from settled.amounts import EXACT, Quantity, checked, floor, to_text
+from settled.amounts import EXACT, Quantity, checked, payable, to_text
 from settled.errors import InvalidAmount, KeyReused, NotFound, NotResolvable
 from settled.store.memory_books import CLOSED, Books, Key, cut, nearer, page, plain
 from settled.store.records import (
@@ -68,7 +68,7 @@ class MemoryOutgoing(Books):
             retry_ms = nearer(row.retry_ms, now)
             self._set_account(account, retry_ms=retry_ms)
             return NextSettlement(delay_ms=retry_ms - now)
-        amount = plain(floor(row.queued, asset_scale))
+        amount = plain(payable(row.queued, asset_scale))
         if not amount:
             waiting = (
                 f"{to_text(row.queued)} is finer than asset scale {asset_scale}: it waits for more"

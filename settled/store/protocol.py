@@ -8,7 +8,7 @@ An implementation must keep these rules, which the contract tests in ``tests/sto
 - ``StoreBusy`` means that nothing was recorded and that the call may be repeated.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from settled.amounts import Quantity
@@ -169,10 +169,13 @@ class OutgoingStore(Protocol):
 class IncomingStore(Protocol):
     """Credits, and their delivery to the connector."""
 
-    async def next_deliveries(self, account: int, limit: int) -> NextDeliveries:
-        """Return up to ``limit`` credits that are due, marked as being sent.
+    async def next_deliveries(
+        self, account: int, limit: int, *, sending: Collection[int] = ()
+    ) -> NextDeliveries:
+        """Return up to ``limit`` credits that are due, marked as sent since now at the latest.
 
-        A credit whose delivery has been ambiguous for 23 h is parked instead.
+        A credit whose delivery has been ambiguous for 23 h is parked instead. Those with numbers in
+        ``sending`` are under way, and left alone.
         """
         ...
 
@@ -182,6 +185,9 @@ class IncomingStore(Protocol):
 
     async def retry_credit(self, credit_id: str) -> Credit:
         """Deliver a credit again, now, under its own key, parked or not.
+
+        For a parked one it is the operator's word that the connector has not taken it: its 23 h
+        begin anew. Those of an undelivered one go on.
 
         Raises:
             NotFound: when there is no such credit.

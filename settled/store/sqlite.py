@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -42,7 +42,6 @@ from settled.store.sql import (
     state,
     upkeep,
 )
-from settled.store.sql.ledger import Tx
 from settled.store.writer import Writer
 
 _T = TypeVar("_T")
@@ -111,7 +110,6 @@ class SqliteStore:
         self._writer = Writer(file.connect(path), now_ms, nudge=nudge)
         self._readers: list[sqlite3.Connection] = []
         self._reading = trio.CapacityLimiter(limits.READERS_MAX)
-        self._foreign_version = 0
 
     async def aclose(self) -> None:
         """Commit what waits and close every connection."""
@@ -209,8 +207,12 @@ class SqliteStore:
 
     # --- incoming ---
 
-    async def next_deliveries(self, account: int, limit: int) -> NextDeliveries:
-        return await self._writer.write(lambda tx: incoming.next_deliveries(tx, account, limit))
+    async def next_deliveries(
+        self, account: int, limit: int, *, sending: Collection[int] = ()
+    ) -> NextDeliveries:
+        return await self._writer.write(
+            lambda tx: incoming.next_deliveries(tx, account, limit, sending)
+        )
 
     async def record_delivery(self, credit: Credit, outcome: DeliveryOutcome) -> None:
         await self._writer.write(lambda tx: incoming.record_delivery(tx, credit, outcome))
@@ -252,15 +254,12 @@ class SqliteStore:
 
     async def wait_foreign_writes(self) -> list[int]:
         while True:
-            try:
-                version = await self._writer.write(_data_version)
-                if version != self._foreign_version:
-                    touched = await self._writer.write(upkeep.take_nudges)
-                    self._foreign_version = version
-                    if touched:
-                        return touched
-            except StoreBusy:
-                pass  # the other process is still at it
+            self._writer.check()
+            if await self._read(upkeep.are_nudged):
+                try:
+                    return await self._writer.write(upkeep.take_nudges)
+                except StoreBusy:
+                    pass  # the other process is still at it
             await trio.sleep(limits.FOREIGN_WRITE_POLL_S)
 
     async def age_keys(self) -> None:
@@ -273,9 +272,3 @@ class SqliteStore:
         self, progress: Callable[[int, int], None] = lambda _done, _total: None
     ) -> list[Difference]:
         return await self._read(lambda conn: audit.audit(conn, progress))
-
-
-def _data_version(tx: Tx) -> int:
-    # On the writer's own connection this number changes only when others have written.
-    version: int = tx.conn.execute("PRAGMA data_version").fetchone()[0]
-    return version

@@ -51,6 +51,7 @@ class Writer:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
         self._broken: StoreBroken | None = None
+        self._closed = False
         self._thread = threading.Thread(target=self._loop, name="settled-writer", daemon=True)
         self._thread.start()
 
@@ -64,15 +65,21 @@ class Writer:
             StoreBroken: whether it was written cannot be told; the daemon must stop.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._broken is not None:
-            raise self._broken
+        self.check()
         self._jobs.put(_Job(run, trio.lowlevel.current_task()))
         result = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
         return cast(_T, result)
 
+    def check(self) -> None:
+        """Raise what makes every further write impossible, if anything does."""
+        if self._broken is not None:
+            raise self._broken
+        if self._closed:
+            raise trio.ClosedResourceError("the store is closed")
+
     async def aclose(self) -> None:
         """Finish what waits, end the thread and close the connection."""
-        self._broken = self._broken or StoreBroken("the store is closed")
+        self._closed = True
         self._jobs.put(None)
         with trio.CancelScope(shield=True):  # the last batch is on its way to the disk
             await trio.to_thread.run_sync(self._thread.join)
@@ -110,6 +117,10 @@ class Writer:
 
     def _try(self, jobs: Sequence[_Job], *, alone: bool = False) -> bool:
         """Run and commit the jobs as one transaction; return whether their results stand."""
+        if self._broken is not None:
+            # After a failed sync nothing that the disk says may be trusted.
+            self._fail(jobs, self._broken)
+            return True
         try:
             self._conn.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:

@@ -168,7 +168,8 @@ async def test_cancelled_deliveries_leave_no_connection_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever await a delivery is cut off at, the next ones find the whole pool free."""
-    monkeypatch.setattr(limits, "CONNECTOR_CONNECTIONS_MAX", 2)
+    monkeypatch.setattr(limits, "DELIVERIES_MAX", 2)
+    monkeypatch.setattr(limits, "MESSAGES_MAX", 0)
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
     async with answering(answer) as server, open_connector(server.url) as connector:
         for n in range(60):

@@ -90,6 +90,21 @@ async def test_a_second_daemon_on_the_same_file_is_refused(tmp_path: Path) -> No
         pass
 
 
+async def test_neither_a_deleted_lock_file_nor_a_hard_link_lets_a_second_daemon_in(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "settled.db"
+    async with open_sqlite(path, exclusive=True, create=True) as store:
+        (tmp_path / "hard.db").hardlink_to(path)
+        (tmp_path / "settled.db.lock").unlink()
+        for name in ("settled.db", "hard.db"):
+            with pytest.raises(StoreHeld):
+                await _open(tmp_path / name)
+        await store.open_account("alice", setup=False)
+    async with open_sqlite(path, exclusive=True) as store:
+        assert (await store.account("alice")).id == "alice"
+
+
 async def _open(path: Path) -> None:
     async with open_sqlite(path, exclusive=True):
         pass

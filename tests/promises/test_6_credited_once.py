@@ -217,6 +217,23 @@ async def test_a_crash_while_sending_counts_as_ambiguous(autojump_clock: MockClo
     assert (account.parked, account.credited) == (5, 0), "its key may be forgotten by now"
 
 
+async def test_an_impatient_operator_does_not_stretch_the_23_hours(
+    autojump_clock: MockClock,
+) -> None:
+    connector, store = ScriptedConnector(always(Ambiguous("no answer"))), memory_store()
+    account = await store.open_account("alice", setup=False)
+    async with running(ScriptedEngine(), store, connector) as daemon:
+        await credit(daemon, "5")
+        for _ in range(12):
+            await trio.sleep(2 * HOUR_S)
+            (found,) = await store.credits()
+            if found.state == "undelivered":
+                await store.retry_credit(found.id)
+                daemon.core.incoming.scheduler.wake(account.number)
+        assert (await store.account("alice")).parked == 5
+    assert connector.times_s[-1] - connector.times_s[0] < 23 * HOUR_S
+
+
 async def test_a_clock_that_went_back_parks_what_is_ambiguous(tmp_path: Path) -> None:
     """A clock ten years back cannot tell how old an ambiguous attempt is: the operator decides."""
     now_ms = 1_900_000_000_000

@@ -26,7 +26,6 @@ from settled.store.records import (
 
 HOUR_MS = 3_600_000
 START_MS = 1_700_000_000_000
-LEASE_MS = 60_000
 KEPT_KEY_MS = 23 * HOUR_MS
 OPEN_STATES = ("in_flight", "unknown", "parked")
 WORKS: tuple[Work, ...] = get_args(Work)

@@ -164,11 +164,15 @@ async def test_the_operator_may_have_a_parked_credit_sent_again_under_its_key(
     assert (await handed_out(store, credit)).ambiguous_ms is None
 
 
-async def test_the_operator_may_end_the_backoff_of_a_credit(store: Store) -> None:
+async def test_the_operator_may_end_the_backoff_of_a_credit_but_not_renew_its_23_hours(
+    store: Store, clock: Clock
+) -> None:
     credit = await credited(store)
+    since_ms = clock.ms
     await store.record_delivery(await handed_out(store, credit), Ambiguous("down", HOUR_MS))
+    clock.ms += 5
     after = await store.retry_credit(credit.id)
-    assert (after.retry_ms, after.ambiguous_ms, after.reason) == (0, None, None)
+    assert (after.retry_ms, after.ambiguous_ms, after.reason) == (0, since_ms, None)
     assert (await handed_out(store, credit)).attempts == 2
 
 

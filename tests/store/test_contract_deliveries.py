@@ -19,7 +19,6 @@ from settled.store.records import (
 from tests.store.steps import (
     HOUR_MS,
     KEPT_KEY_MS,
-    LEASE_MS,
     Clock,
     balances,
     credited,
@@ -46,22 +45,21 @@ async def test_a_credit_is_handed_out_once_while_it_is_being_sent(
     clock.ms += 3
     step = await store.next_deliveries(credit.account, 8)
     (sent,) = step.credits
-    assert step.delay_ms == LEASE_MS
+    assert step.delay_ms is None
     assert (sent.id, sent.amount) == (credit.id, credit.amount)
     assert (sent.attempts, sent.ambiguous_ms) == (1, None)
     stored = await store.credit(credit.id)
     assert (stored.attempts, stored.ambiguous_ms) == (1, clock.ms)
-    assert stored.retry_ms == sent.retry_ms == clock.ms + LEASE_MS
     clock.ms += 1000
-    again = await store.next_deliveries(credit.account, 8)
-    assert again == NextDeliveries((), LEASE_MS - 1000)
+    again = await store.next_deliveries(credit.account, 8, sending={sent.number})
+    assert again == NextDeliveries()
 
 
 async def test_a_credit_whose_sender_died_is_handed_out_again(store: Store, clock: Clock) -> None:
     credit = await credited(store)
     await handed_out(store, credit)
     first_sent_ms = clock.ms
-    clock.ms += LEASE_MS
+    clock.ms += 1
     sent = await handed_out(store, credit)
     assert (sent.attempts, sent.ambiguous_ms) == (2, first_sent_ms)
 
@@ -72,9 +70,25 @@ async def test_no_more_are_handed_out_than_asked_for_oldest_first(store: Store) 
     step = await store.next_deliveries(credit.account, 2)
     assert [row.settlement_id for row in step.credits] == ["tx-0", "tx-1"]
     assert step.delay_ms == 0
-    step = await store.next_deliveries(credit.account, 9)
+    sending = {row.number for row in step.credits}
+    step = await store.next_deliveries(credit.account, 9, sending=sending)
     assert [row.settlement_id for row in step.credits] == ["tx-2", "tx-3", "tx-4"]
-    assert step.delay_ms == LEASE_MS
+    assert step.delay_ms is None
+
+
+async def test_those_under_way_take_no_place_of_those_that_are_due(
+    store: Store, clock: Clock
+) -> None:
+    for n in range(4):
+        credit = await credited(store, "1", f"tx-{n}")
+    (first,) = (await store.next_deliveries(credit.account, 1)).credits
+    step = await store.next_deliveries(credit.account, 1, sending={first.number})
+    assert [row.settlement_id for row in step.credits] == ["tx-1"]
+    await store.record_delivery(first, NotDelivered("down", 5000))
+    sending = {row.number for row in step.credits}
+    step = await store.next_deliveries(credit.account, 8, sending=sending)
+    assert [row.settlement_id for row in step.credits] == ["tx-2", "tx-3"]
+    assert step.delay_ms == 5000
 
 
 async def test_credits_are_handed_out_in_the_order_they_are_due(store: Store, clock: Clock) -> None:

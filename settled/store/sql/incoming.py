@@ -1,5 +1,6 @@
 """Credits, and their delivery to the connector."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from decimal import Decimal
 from sqlite3 import Connection
@@ -25,15 +26,21 @@ from settled.store.records import (
     NextDeliveries,
     NotDelivered,
 )
-from settled.store.sql.ledger import Tx, find_latest, load, shortened, wait_ms
+from settled.store.sql.ledger import (
+    NEVER_MS,
+    Tx,
+    find_latest,
+    load,
+    nearer,
+    shortened,
+    wait_ms,
+)
 
 CREDITS: Final = """
     SELECT c.number, c.id, c.account, c.account_id, c.settlement_id, c.amount, c.state, c.reason,
         c.attempts, c.ambiguous_ms, c.retry_ms, c.created_ms, c.updated_ms
     FROM credits AS c
 """
-# How long a credit that is being sent is not handed out again; far above the send's time-out.
-_LEASE_MS: Final = 60_000
 # A clock this far behind the first ambiguous attempt was set back: the age cannot be told.
 _CLOCK_BACK_MS: Final = 3_600_000
 _NO_ANSWER: Final = (
@@ -109,35 +116,36 @@ def add_credit(tx: Tx, change: AddCredit) -> int | None:
     return account.number
 
 
-def next_deliveries(tx: Tx, number: int, limit: int) -> NextDeliveries:
+def next_deliveries(tx: Tx, number: int, limit: int, sending: Collection[int]) -> NextDeliveries:
     """See ``IncomingStore.next_deliveries``."""
     # A time beyond the longest delay was written by a clock that has gone back since.
-    delay_max_ms = round(limits.RETRY_DELAY_MAX_S * 1000)
+    farthest_ms = nearer(NEVER_MS, tx.now_ms)
     tx.conn.execute(
         "UPDATE credits SET retry_ms = ? "
         "WHERE account = ? AND state = 'undelivered' AND retry_ms > ?",
-        (tx.now_ms + delay_max_ms, number, tx.now_ms + delay_max_ms),
+        (farthest_ms, number, farthest_ms),
     )
-    handed_out: list[Credit] = []
-    parked: list[Credit] = []
-    while len(handed_out) < limit:
-        row = tx.conn.execute(
-            f"{CREDITS} WHERE c.account = ? AND c.state = 'undelivered' AND c.retry_ms <= ? "
-            "ORDER BY c.retry_ms, c.number LIMIT 1",
-            (number, tx.now_ms),
-        ).fetchone()
-        if row is None:
+    due: list[Credit] = []
+    too_old: list[Credit] = []
+    delay_ms = None
+    rows = tx.conn.execute(
+        f"{CREDITS} WHERE c.account = ? AND c.state = 'undelivered' ORDER BY c.retry_ms, c.number",
+        (number,),
+    )
+    for credit in map(credit_record, rows):
+        if credit.number in sending:
+            continue
+        delay_ms = wait_ms(credit.retry_ms, tx.now_ms)
+        if delay_ms > 0 or len(due) == limit:
             break
-        credit = credit_record(row)
-        if _age_is_told(credit, tx.now_ms):
-            handed_out.append(_hand_out(tx, credit))
-        else:
-            parked.append(_park(tx, credit))
-    (earliest,) = tx.conn.execute(
-        "SELECT min(retry_ms) FROM credits WHERE account = ? AND state = 'undelivered'", (number,)
-    ).fetchone()
-    delay_ms = None if earliest is None else wait_ms(earliest, tx.now_ms)
-    return NextDeliveries(tuple(handed_out), delay_ms, tuple(parked))
+        (due if _age_is_told(credit, tx.now_ms) else too_old).append(credit)
+        delay_ms = None
+    rows.close()
+    return NextDeliveries(
+        tuple(_hand_out(tx, credit) for credit in due),
+        delay_ms,
+        tuple(_park(tx, credit) for credit in too_old),
+    )
 
 
 def _age_is_told(credit: Credit, now_ms: int) -> bool:
@@ -151,16 +159,11 @@ def _age_is_told(credit: Credit, now_ms: int) -> bool:
 def _hand_out(tx: Tx, credit: Credit) -> Credit:
     since_ms = tx.now_ms if credit.ambiguous_ms is None else credit.ambiguous_ms
     tx.conn.execute(
-        "UPDATE credits SET attempts = attempts + 1, ambiguous_ms = ?, retry_ms = ?, "
-        "updated_ms = ? WHERE number = ?",
-        (since_ms, tx.now_ms + _LEASE_MS, tx.now_ms, credit.number),
+        "UPDATE credits SET attempts = attempts + 1, ambiguous_ms = ?, updated_ms = ? "
+        "WHERE number = ?",
+        (since_ms, tx.now_ms, credit.number),
     )
-    return replace(
-        credit,
-        attempts=credit.attempts + 1,
-        retry_ms=tx.now_ms + _LEASE_MS,
-        updated_ms=tx.now_ms,
-    )
+    return replace(credit, attempts=credit.attempts + 1, updated_ms=tx.now_ms)
 
 
 def _park(tx: Tx, credit: Credit) -> Credit:
@@ -193,7 +196,7 @@ def record_delivery(tx: Tx, credit: Credit, outcome: DeliveryOutcome) -> None:
         case NotDelivered(reason, retry_delay_ms):
             since_ms = credit.ambiguous_ms
         case Ambiguous(reason, retry_delay_ms):
-            pass
+            since_ms = tx.now_ms if since_ms is None else since_ms
     tx.conn.execute(
         "UPDATE credits SET reason = ?, retry_ms = ?, ambiguous_ms = ?, updated_ms = ? "
         "WHERE number = ?",
@@ -221,14 +224,16 @@ def _credited(tx: Tx, credit: Credit, reason: str | None) -> None:
 def retry_credit(tx: Tx, credit_id: str) -> Credit:
     """See ``IncomingStore.retry_credit``."""
     credit = _not_yet_credited(tx, credit_id)
+    since_ms = credit.ambiguous_ms
     if credit.state == "parked":
+        since_ms = None  # the operator's word: the connector has not taken it
         account = load(tx.conn, credit.account)
         account.move(tx, "parked", "undelivered", credit.amount, credit.id)
         account.save(tx)
     tx.conn.execute(
-        "UPDATE credits SET state = 'undelivered', reason = NULL, ambiguous_ms = NULL, "
+        "UPDATE credits SET state = 'undelivered', reason = NULL, ambiguous_ms = ?, "
         "retry_ms = 0, updated_ms = ? WHERE number = ?",
-        (tx.now_ms, credit.number),
+        (since_ms, tx.now_ms, credit.number),
     )
     tx.touch(credit.account)
     return find_credit(tx.conn, credit_id)

@@ -23,6 +23,7 @@ BUCKETS: Final[tuple[Bucket, ...]] = (
     "parked",
     "credited",
 )
+NEVER_MS: Final = 2**62
 CLOSED: Final = "the account is closed"
 
 _MUTABLE: Final = (

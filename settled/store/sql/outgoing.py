@@ -5,8 +5,8 @@ from decimal import Decimal
 from sqlite3 import Connection
 from typing import Any, Final
 
-from settled.amounts import EXACT, ZERO, checked, floor, to_text
-from settled.errors import AccountNotFound, NotFound, NotResolvable
+from settled.amounts import EXACT, ZERO, checked, payable, to_text
+from settled.errors import AccountNotFound, NotFound, NotResolvable, SettledError
 from settled.store.records import (
     Account,
     Bucket,
@@ -90,7 +90,7 @@ def next_settlement(
             account.retry_ms = retry_ms
             account.save(tx)
         return NextSettlement(delay_ms=delay_ms)
-    amount = floor(queued, asset_scale)
+    amount = payable(queued, asset_scale)
     if not amount:
         account.retry_ms = None
         account.waiting = shortened(
@@ -274,10 +274,13 @@ def interrupt_settlements(tx: Tx) -> int:
         f"{SETTLEMENTS} WHERE s.state = 'in_flight' ORDER BY s.number"
     ).fetchall()
     for row in interrupted:
-        settlement = settlement_record(row)
-        account = load(tx.conn, settlement.account)
-        reason = "the daemon stopped while it was in flight"
-        _unknown(tx, account, settlement, reason, 0)
+        try:
+            settlement = settlement_record(row)
+            account = load(tx.conn, settlement.account)
+            reason = "the daemon stopped while it was in flight"
+            _unknown(tx, account, settlement, reason, 0)
+        except (SettledError, ArithmeticError):
+            continue  # it does not add up: the audit shows it, and the others go on
         account.save(tx)
     tx.conn.execute(
         "UPDATE settlements SET state = 'unknown', retry_ms = 0 "

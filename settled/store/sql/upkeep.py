@@ -1,5 +1,7 @@
 """What keeps the store well: ageing and purging keys, and news from other processes."""
 
+from sqlite3 import Connection
+
 from settled import limits
 from settled.store.sql.ledger import Tx
 
@@ -18,6 +20,11 @@ def purge_keys(tx: Tx) -> int:
     ).fetchall()
     tx.conn.executemany("DELETE FROM idempotency_keys WHERE account_id = ? AND key = ?", expired)
     return len(expired)
+
+
+def are_nudged(conn: Connection) -> bool:
+    """Return whether other processes touched an account."""
+    return conn.execute("SELECT 1 FROM nudges LIMIT 1").fetchone() is not None
 
 
 def take_nudges(tx: Tx) -> list[int]:
