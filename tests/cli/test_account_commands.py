@@ -19,7 +19,8 @@ from tests.cli.books import begun, cli, cli_json, daemon
 
 ACCOUNT_KEYS = [
     *("id", "state", "requested", "queued", "in_flight", "unknown", "settled"),
-    *("received", "credited", "parked", "waiting", "opened_at", "closed_at"),
+    *("received", "credited", "parked", "waiting", "retry_at"),
+    *("opened_at", "closed_at", "number"),
 ]
 
 
@@ -36,6 +37,8 @@ def test_add_creates_the_database_and_the_account(db: Path) -> None:
         "state": "setup",
         "waiting": None,
         "closed_at": None,
+        "retry_at": None,
+        "number": 1,
     }
 
 

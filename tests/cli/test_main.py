@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -379,10 +380,11 @@ def test_a_crash_of_the_engine_ends_the_daemon_with_the_reason() -> None:
         "run", "--engine", "my_engine:connect", "--listen", "127.0.0.1:0", CRASH="1"
     )
     assert exit_code == 1
-    last = stderr.splitlines()[-1]
+    *log, last = stderr.splitlines()
     assert last.startswith("settled: error: ")
     assert "the ledger is gone" in last
-    assert "Traceback" not in stderr
+    crash = next(entry for entry in map(json.loads, log) if entry["event"] == "engine_crashed")
+    assert "the ledger is gone" in crash["reason"]
 
 
 def test_a_signal_ends_a_daemon_that_hangs_at_its_start() -> None:
@@ -397,5 +399,8 @@ def test_a_second_signal_ends_a_daemon_that_hangs_at_its_end() -> None:
         assert "listens on" in line(child)
         child.terminate()
         assert line(child) == "hanging\n"
+        child.terminate()  # at once: the same wish, come twice
+        time.sleep(1)
+        assert child.poll() is None
         child.terminate()
         assert child.wait(timeout=30) == 128 + signal.SIGTERM

@@ -124,7 +124,13 @@ async def test_the_journal_cannot_be_rewritten(tmp_path: Path) -> None:
         ("UPDATE accounts SET settled = '4'", "settled"),
         ("UPDATE accounts SET credited = '1', received = '1'", "credited"),
         ("INSERT INTO journal SELECT 99, 0, 1, 'requested', 'queued', '1', 'x'", "requested"),
-        ("UPDATE accounts SET in_flight = '1', requested = '6'", "in_flight settlements"),
+        ("UPDATE accounts SET in_flight = '1', requested = '6'", "in_flight, by its rows"),
+        ("UPDATE settlements SET settled = '4'", "settled, by its rows"),
+        ("UPDATE settlements SET state = 'not_sent'", "settled, by its rows"),
+        ("DELETE FROM settlements", "settled, by its rows"),
+        ("UPDATE credits SET amount = '999'", "credited, by its rows"),
+        ("UPDATE credits SET state = 'undelivered'", "undelivered, by its rows"),
+        ("DELETE FROM credits", "credited, by its rows"),
     ],
 )
 async def test_the_audit_finds_what_does_not_add_up(
@@ -135,7 +141,9 @@ async def test_the_audit_finds_what_does_not_add_up(
         await store.open_account("alice", setup=False)
         async with running(ScriptedEngine(), store) as daemon:
             await daemon.request("alice", "5", "k")
-            await daemon.until(lambda account: account.settled == 5)
+            await store.commit([AddCredit("alice", "tx", Decimal(7))])
+            daemon.core.incoming.scheduler.wake(1)
+            await daemon.until(lambda account: (account.settled, account.credited) == (5, 7))
         assert await store.audit() == []
         with closing(sqlite3.connect(path)) as conn:
             conn.execute(tamper)

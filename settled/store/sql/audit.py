@@ -12,9 +12,15 @@ from settled.store.records import Bucket, Difference
 from settled.store.sql.ledger import BUCKETS, COLUMNS, ORIGINS, AccountRow
 
 _PROGRESS_ROWS: Final = 10_000
-_STANDING: Final = """
-    SELECT account, state, amount FROM settlements WHERE state IN ('in_flight', 'unknown', 'parked')
-"""
+# The balances that the rows of settlements and credits must add up to.
+_OF_ROWS: Final[tuple[Bucket, ...]] = (
+    "in_flight",
+    "unknown",
+    "settled",
+    "undelivered",
+    "parked",
+    "credited",
+)
 Balance = dict[Bucket, Decimal]
 
 
@@ -96,19 +102,36 @@ def _fold(
 
 def _records(conn: Connection) -> Iterator[Difference]:
     """Compare the rows of settlements and credits with the balances they add up to."""
-    standing: dict[tuple[int, Bucket], Decimal] = {}
-    for number, state, amount in conn.execute(_STANDING):
-        bucket: Bucket = "in_flight" if state == "in_flight" else "unknown"
-        standing[number, bucket] = Decimal(amount)
+    added = _added_up(conn)
+    pending = next(added, None)
+    for row in conn.execute(f"SELECT {COLUMNS} FROM accounts ORDER BY number"):
+        account = AccountRow(row)
+        expected: Balance = {}
+        if pending is not None and pending[0] == account.number:
+            expected = pending[1]
+            pending = next(added, None)
+        for bucket in _OF_ROWS:
+            total = expected.get(bucket, ZERO)
+            if total != account.balance[bucket]:
+                found = to_text(account.balance[bucket])
+                yield Difference(account.id, f"{bucket}, by its rows", to_text(total), found)
+
+
+def _added_up(conn: Connection) -> Iterator[tuple[int, Balance]]:
+    """Yield each account's number and what its settlements and credits add up to."""
     rows = conn.execute(
-        "SELECT number, id, in_flight, unknown FROM accounts "
-        "WHERE in_flight <> '0' OR unknown <> '0'"
+        "SELECT account, state, amount, settled FROM settlements "
+        "UNION ALL SELECT account, state, amount, NULL FROM credits ORDER BY account"
     )
-    for number, account_id, in_flight, unknown in rows:
-        found: tuple[tuple[Bucket, str], ...] = (("in_flight", in_flight), ("unknown", unknown))
-        for name, text in found:
-            expected = standing.pop((number, name), ZERO)
-            if expected != Decimal(text):
-                yield Difference(account_id, f"{name} settlements", to_text(expected), text)
-    for (number, name), amount in standing.items():
-        yield Difference(f"account number {number}", f"{name} settlements", to_text(amount), "0")
+    for number, records in groupby(rows, key=itemgetter(0)):
+        balance: Balance = dict.fromkeys(_OF_ROWS, ZERO)
+        for _, state, amount, settled in records:
+            if state == "not_sent":
+                continue
+            if settled is None:
+                bucket, text = state, amount
+            else:
+                bucket = "unknown" if state == "parked" else state
+                text = settled if state == "settled" else amount
+            balance[bucket] = EXACT.add(balance[bucket], Decimal(text))
+        yield number, balance
