@@ -25,7 +25,7 @@ from typing import Any, Final
 import trio
 
 from engines.loopback_ledger import InsufficientFunds, Ledger
-from settled import Connect, MessageFailed, NotSettled, Services, SettledError, option
+from settled import ConfigError, Connect, MessageFailed, NotSettled, Services, SettledError, option
 
 _BATCH: Final = 100
 
@@ -60,8 +60,9 @@ def create_engine(options: LoopbackOptions) -> Connect:
     """Pay peers on this machine over a ledger file that all of them share."""
 
     async def connect(services: Services) -> LoopbackEngine:
-        wallet = options.wallet or await _kept_wallet(services)
         ledger = Ledger(options.ledger)
+        await _same_ledger(services, ledger)
+        wallet = options.wallet or await _kept_wallet(services)
         try:
             await ledger.open_wallet(wallet, options.funds)
         except sqlite3.OperationalError as error:
@@ -71,6 +72,15 @@ def create_engine(options: LoopbackOptions) -> Connect:
         return engine
 
     return connect
+
+
+async def _same_ledger(services: Services, ledger: Ledger) -> None:
+    """Refuse another ledger than before: on that one, what was paid would seem never paid."""
+    kept: str | None = await services.state.get("ledger")
+    if kept is None:
+        await services.state.set("ledger", ledger.name)
+    elif kept != ledger.name or not ledger.exists:
+        raise ConfigError(f"the ledger of this database is {kept}: bring it back, or give it")
 
 
 async def _kept_wallet(services: Services) -> str:

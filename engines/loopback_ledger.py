@@ -65,6 +65,16 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @property
+    def name(self) -> str:
+        """What tells this ledger from any other: the whole path of its file."""
+        return str(self.path.resolve())
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is such a ledger already."""
+        return self.path.exists()
+
     async def open_wallet(self, wallet: str, funds: Decimal) -> None:
         """Create the wallet with its opening funds, unless it exists."""
 

@@ -14,7 +14,7 @@ import trio
 
 from engines.loopback import LoopbackEngine, LoopbackOptions, create_engine
 from engines.loopback_ledger import InsufficientFunds, Ledger
-from settled import MessageFailed, NotSettled, Services, SettledError
+from settled import ConfigError, MessageFailed, NotSettled, Services, SettledError
 from settled.testing import MemoryStore
 
 PEER = {"address": "bob", "tag": 7}
@@ -309,3 +309,19 @@ async def test_the_ledger_conserves_money_among_concurrent_payers(bench: Bench) 
     balances = [await bench.ledger.balance(wallet) for wallet in ("alice", "bob", "mint")]
     assert sum(balances) == 0
     assert min(balances[:2]) >= 0
+
+
+async def test_another_ledger_or_a_missing_one_is_refused(bench: Bench) -> None:
+    """There, every settlement in doubt would seem not to have been sent."""
+    async with bench.engine():
+        pass
+    with pytest.raises(ExceptionGroup) as caught:
+        async with bench.engine(ledger=bench.ledger.path.with_name("other.db")):
+            pass
+    assert caught.group_contains(ConfigError, match="bring it back")
+    bench.ledger.path.unlink()
+    with pytest.raises(ExceptionGroup) as caught:
+        async with bench.engine():
+            pass
+    assert caught.group_contains(ConfigError, match="bring it back")
+    assert not bench.ledger.exists
