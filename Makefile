@@ -28,8 +28,8 @@ demo: $(READY)  ## two daemons settle with each other, one is killed and restart
 test: $(DEV)  ## run the tests
 	$(BIN)/python -m pytest -q
 
-run: $(READY)  ## run one daemon with the loopback engine (settings: SETTLED_* variables, settled.toml)
-	$(BIN)/settled run --engine loopback
+run: $(READY)  ## run one daemon, with the loopback engine unless SETTLED_ENGINE names another
+	SETTLED_ENGINE=$${SETTLED_ENGINE:-loopback} $(BIN)/settled run
 
 check: $(DEV)  ## ruff, mypy --strict, and that the docs say what the program does
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """The errors of settled. Each message says what happened, to what, and what to do.
 
-``exit_code`` is what the command line ends with when the error reaches it (see ``docs/cli.md``).
+``exit_code`` is what a command ends with when the error reaches it (see ``docs/operators.md``).
 """
 
 from typing import ClassVar

@@ -166,7 +166,8 @@ def _check_key(keys: Sequence[str]) -> str:
     if len(keys) != 1:
         raise Refused(
             problems.INVALID_KEY,
-            f"send one Idempotency-Key header, not {len(keys)}; sending again takes the same one",
+            f"send exactly one Idempotency-Key header (there were {len(keys)}), such as a UUID, "
+            f"and the same one when sending this request again",
         )
     try:
         return ids.check_key(keys[0])

@@ -119,7 +119,12 @@ class Demo:
         )
 
     async def rest(self) -> None:
-        """Have all that is payable settled, and wait until nothing is on its way any more."""
+        """Have all that is payable settled, and wait until nothing is on its way any more.
+
+        The connectors fail no more: what they have lost and broken so far is to be made good.
+        """
+        for party in self.parties:
+            party.system.faults = Faults()
         began_s, done = trio.current_time(), 0
         with trio.move_on_after(REST_TIMEOUT_S), progress(100, "settling") as advance:
             while True:

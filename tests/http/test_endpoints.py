@@ -1,4 +1,4 @@
-"""The API table of DESIGN 4, case by case, over a real socket."""
+"""The API table of ``docs/http.md``, case by case, over a real socket."""
 
 import uuid
 from typing import Any

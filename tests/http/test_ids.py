@@ -1,4 +1,4 @@
-"""Account ids and idempotency keys as strangers write them (R15)."""
+"""Account ids and idempotency keys as strangers write them."""
 
 from urllib.parse import quote
 

@@ -1,4 +1,4 @@
-"""Numbers as strangers write them (R14): exact, or refused; never an error of ours."""
+"""Numbers as strangers write them: exact, or refused; never an error of ours."""
 
 from typing import Final
 

@@ -1,1 +1,1 @@
-"""One module for each promise of the design; a broken promise fails here."""
+"""One module for each promise of ``docs/promises.md``; a broken promise fails here."""

@@ -1,5 +1,7 @@
 """Promise 8: a start goes on with everything unfinished, and nothing stalls another."""
 
+import sqlite3
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from settled import NotSettled
+from settled import NotSettled, limits
 from settled.amounts import Quantity
 from settled.store.memory import MemoryStore
 from settled.store.records import (
@@ -245,3 +247,68 @@ async def test_what_another_process_writes_is_noticed_at_once(tmp_path: Path) ->
             while (await store.account("alice")).settled != 5:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         await conserved(store)
+
+
+@pytest.mark.parametrize("hook", ["setup_account", "find_settlement"])
+async def test_what_an_engine_never_returns_from_is_cut_off_and_tried_again(
+    hook: str, autojump_clock: MockClock
+) -> None:
+    calls = 0
+
+    async def hang_once(*arguments: str) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await trio.sleep_forever()
+        return Decimal(5)
+
+    async def lose_the_first(account_id: str, amount: Decimal, settlement_id: str) -> object:
+        if hook == "find_settlement":
+            raise OSError("reset")
+        return amount
+
+    engine, store = ScriptedEngine(lose_the_first), memory_store()
+    setattr(engine, hook, hang_once)
+    async with running(engine, store) as daemon:
+        await daemon.operations.open_account("alice")
+        await daemon.request("alice", "5", "k")
+        await daemon.until(lambda account: account.settled == 5)
+    assert calls == 2
+
+
+async def test_an_account_whose_books_are_broken_holds_back_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    async with open_sqlite(path, exclusive=True, create=True) as store:
+        for name in ("broken", "torn", "alice"):
+            account = await store.open_account(name, setup=False)
+            await store.queue_settlement(name, Quantity("5", 0), "k")
+            await store.commit([AddCredit(name, "tx", Decimal(7))])
+        await store.next_settlement(1, "s1")
+        del account
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute("UPDATE accounts SET in_flight = '0', undelivered = '0' WHERE id = 'broken'")
+        conn.execute("UPDATE accounts SET queued = '1.2.3' WHERE id = 'torn'")
+        conn.commit()
+    async with (
+        open_sqlite(path, exclusive=True) as store,
+        running(ScriptedEngine(find_settlement=found), store) as daemon,
+    ):
+        with trio.fail_after(5):
+            while (await store.account("alice")).settled != 5:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            while (await store.account("alice")).credited != 7:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        await daemon.request("alice", "1", "k2")
+
+
+async def test_a_queue_longer_than_any_amount_is_paid_in_parts(autojump_clock: MockClock) -> None:
+    longest = "9" * limits.AMOUNT_DIGITS_MAX
+    engine, store = ScriptedEngine(), memory_store()
+    await store.open_account("alice", setup=False)
+    for n in range(3):
+        await store.queue_settlement("alice", Quantity(longest, 0), f"k{n}")
+    await store.queue_settlement("alice", Quantity("1", limits.SCALE_MAX), "crumb")
+    async with running(engine, store) as daemon:
+        await daemon.until(lambda account: account.queued == 0)
+        await conserved(store)
+    assert len(engine.calls) >= 4

@@ -1,6 +1,6 @@
 """Every store does the same: random work, a clock that jumps, and all that can be read compared.
 
-The store in memory was written from the protocol alone, so that it is a second opinion.
+The store in memory shares no code with the other, so that it is a second opinion.
 """
 
 import tempfile
