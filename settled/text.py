@@ -27,6 +27,8 @@ def one_line(text: object, chars_max: int = 500) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return an exception as one line: its type and, if it has any, its message."""
+    """Return an exception, of a group its first, as one line: its type and its message, if any."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     message = one_line(error)
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -27,6 +27,7 @@ from settled.store.records import (
     SettlementOutcome,
     Unknown,
 )
+from settled.text import describe_error
 
 log = structlog.get_logger()
 
@@ -130,14 +131,12 @@ def says_not_settled(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """Return one line that says what was raised; of a group, its first error."""
+    """Return one line that says what an engine raised; of a group, its first error."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, NotSettled):
         return str(error) or "the engine says that nothing was sent"
-    if isinstance(error, trio.TooSlowError):
-        return "a time-out"
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return "a time-out" if isinstance(error, trio.TooSlowError) else describe_error(error)
 
 
 def _report(settlement: Settlement, outcome: SettlementOutcome) -> None:

@@ -29,6 +29,7 @@ from hypercorn.typing import (
 
 from settled import limits
 from settled.http.listening import bind, tls_context
+from settled.text import describe_error
 
 __all__ = ["bind", "serve_http"]
 
@@ -115,7 +116,7 @@ class _Server:
                 )
                 nursery.cancel_scope.cancel()
         except* Exception as faults:
-            log.warning("connection_dropped", reason=repr(_first(faults)))
+            log.warning("connection_dropped", reason=describe_error(faults))
 
     async def _call_app(
         self,
@@ -174,13 +175,6 @@ def _fatal(error: BaseException) -> BaseException | None:
 
 async def _raise(error: BaseException) -> None:
     raise error
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _socket_of(stream: _Stream) -> trio.socket.SocketType:

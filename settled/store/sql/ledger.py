@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from decimal import Decimal
 from sqlite3 import Connection
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from settled import limits
 from settled.amounts import EXACT, to_text
@@ -12,17 +12,7 @@ from settled.store.records import Account, AccountState, Bucket, Hook
 
 ORIGINS: Final[frozenset[Bucket]] = frozenset({"requested", "received"})
 MAY_BE_NEGATIVE: Final[frozenset[Bucket]] = frozenset({"queued"})
-BUCKETS: Final[tuple[Bucket, ...]] = (
-    "requested",
-    "queued",
-    "in_flight",
-    "unknown",
-    "settled",
-    "received",
-    "undelivered",
-    "parked",
-    "credited",
-)
+BUCKETS: Final[tuple[Bucket, ...]] = get_args(Bucket)
 NEVER_MS: Final = 2**62
 CLOSED: Final = "the account is closed"
 
