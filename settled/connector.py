@@ -15,6 +15,7 @@ from settled import limits
 from settled.amounts import Quantity
 from settled.errors import MessageFailed
 from settled.store.records import Ambiguous, Credit, Delivered, DeliveryOutcome, NotDelivered
+from settled.text import one_line
 
 # Raised before a single byte of the request was sent.
 _NOT_REACHED: Final = (
@@ -56,7 +57,7 @@ class Connector:
             return NotDelivered(
                 f"the connector at {self.shown_url} was not reached: {_text(error)}"
             )
-        except (httpx2.HTTPError, trio.TooSlowError) as error:
+        except Exception as error:  # whatever its answer made our client stumble over
             return Ambiguous(f"the connector gave no clear answer: {_text(error)}")
         if 200 <= status < 300:
             return Delivered()
@@ -78,7 +79,7 @@ class Connector:
                 headers={"Content-Type": "application/octet-stream", "Accept": "*/*"},
                 timeout_s=limits.MESSAGE_TIMEOUT_S,
             )
-        except (httpx2.HTTPError, httpx2.InvalidURL, trio.TooSlowError) as error:
+        except Exception as error:
             raise MessageFailed(
                 f"account {account_id}: no answer from the connector at {self.shown_url} "
                 f"({_text(error)})"
@@ -163,4 +164,4 @@ async def _body(response: httpx2.Response) -> bytes | None:
 def _text(error: Exception) -> str:
     if isinstance(error, trio.TooSlowError):
         return "time-out"
-    return str(error) or type(error).__name__
+    return one_line(error) or type(error).__name__

@@ -107,8 +107,10 @@ async def serve(
 async def _drain(server: "_Server", core: Core, grace_s: float) -> None:
     log.info("draining", grace_s=grace_s)
     with trio.move_on_after(grace_s) as grace:
-        await server.stop()
-        await core.drain()
+        # At the same time: a client who dawdles must not let new payments begin meanwhile.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.stop)
+            nursery.start_soon(core.drain)
     log.info("stopped", drained=not grace.cancelled_caught)
 
 

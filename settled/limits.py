@@ -40,6 +40,7 @@ DELIVERIES_PER_ACCOUNT_MAX: Final = 8
 # What is done at once.
 SETTLING_ACCOUNTS_MAX: Final = 10_000  # an engine that never returns holds one of these places
 HOOKS_MAX: Final = 100
+EXPEDITE_EVERY_S: Final = 10
 
 # Retries: exponential with full jitter (RFC 0038 asks for at most an hour between attempts).
 RETRY_DELAY_MIN_S: Final = 0.1

@@ -21,8 +21,15 @@ def printable(text: str) -> str:
 
 
 def one_line(text: object, chars_max: int = 500) -> str:
-    """Return ``text`` as one printable line, white space collapsed, cut at ``chars_max``."""
-    line = printable(" ".join(str(text).split()))
+    """Return ``text`` as one printable line, white space collapsed, cut at ``chars_max``.
+
+    What cannot even say what it is, such as an exception of somebody's own, is named by its type.
+    """
+    try:
+        words = str(text).split()
+    except Exception:
+        words = [f"(a {type(text).__name__} that cannot be shown)"]
+    line = printable(" ".join(words))
     return line if len(line) <= chars_max else line[: chars_max - 1] + "…"
 
 

@@ -1,5 +1,6 @@
 """The engine's set-up and close of accounts, in the background, until they succeed."""
 
+import math
 from collections.abc import Callable
 
 import structlog
@@ -11,8 +12,12 @@ from settled.core.outgoing import describe
 from settled.core.ports import EnginePort
 from settled.core.scheduler import Scheduler
 from settled.store.protocol import Store
+from settled.store.records import NextHook
 
 log = structlog.get_logger()
+
+# While a hook of the id's former or next account runs.
+_OTHER_LIFE_DELAY_MS = 100
 
 
 class Hooks:
@@ -30,12 +35,20 @@ class Hooks:
         self._engine = engine
         self._on_setup = on_setup
         self._expedited: set[int] = set()
+        self._last_s: dict[int, float] = {}  # when an account was expedited last
+        self._busy_ids: set[str] = set()
         self.scheduler = Scheduler(self._advance, tasks_max=limits.HOOKS_MAX)
 
     def expedite(self, account: int) -> None:
-        """Run the account's hook now, whatever backoff it is in: its peer has shown up."""
-        self._expedited.add(account)
-        self.scheduler.wake(account)
+        """Run the account's hook now, whatever backoff it is in: its peer has shown up.
+
+        Not more often than every 10 s, lest two peers whose set-ups fail urge each other on.
+        """
+        now_s = trio.current_time()
+        if now_s >= self._last_s.get(account, -math.inf) + limits.EXPEDITE_EVERY_S:
+            self._last_s[account] = now_s
+            self._expedited.add(account)
+            self.scheduler.wake(account)
 
     async def _advance(self, account: int) -> int | None:
         """Run the account's hook if it is due; return when to look again (see ``Scheduler``)."""
@@ -43,9 +56,19 @@ class Hooks:
         expedited = account in self._expedited
         self._expedited.discard(account)
         if due is None:
+            self._last_s.pop(account, None)
             return None
         if due.delay_ms > 0 and not expedited:
             return due.delay_ms
+        if due.account_id in self._busy_ids:
+            return _OTHER_LIFE_DELAY_MS
+        self._busy_ids.add(due.account_id)
+        try:
+            return await self._run(account, due)
+        finally:
+            self._busy_ids.discard(due.account_id)
+
+    async def _run(self, account: int, due: NextHook) -> int | None:
         closing = due.hook == "close_account"
         call = self._engine.close_account if closing else self._engine.setup_account
         bound = log.bind(account=due.account_id, hook=due.hook)

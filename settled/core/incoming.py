@@ -18,7 +18,7 @@ from settled.store.records import Ambiguous, Credit, Delivered, NotDelivered
 
 log = structlog.get_logger()
 
-_FULL_DELAY_MS = 100
+_FAILED_DELAY_S = 60
 
 
 class Incoming:
@@ -39,13 +39,15 @@ class Incoming:
         self._deliver = deliver
         self._nursery = nursery
         self._sending: defaultdict[int, set[int]] = defaultdict(set)  # by account, the credits
+        self._waiting: dict[int, None] = {}  # accounts that found no free place, in their order
         self._ended = trio.Event()
         self.scheduler = Scheduler(self._advance, tasks_max=limits.DELIVERIES_MAX)
 
     async def _advance(self, account: int) -> int | None:
         """Start the deliveries that are due; return when to look again (see ``Scheduler``)."""
         if sum(map(len, self._sending.values())) >= limits.DELIVERIES_MAX:
-            return _FULL_DELAY_MS
+            self._waiting[account] = None
+            return None  # the end of some delivery wakes the one that waits longest
         sending = frozenset(self._sending.get(account, ()))
         free = limits.DELIVERIES_PER_ACCOUNT_MAX - len(sending)
         if free <= 0:
@@ -65,13 +67,18 @@ class Incoming:
             raise
         except Exception:
             # Not even a record that cannot be booked may stop the others; the audit shows it.
-            _log(credit).exception("delivery_failed")
+            _log(credit).exception("delivery_failed", advice="run `settled audit`")
+            await trio.sleep(_FAILED_DELAY_S)
         sending = self._sending[credit.account]
         sending.discard(credit.number)
         if not sending:
             del self._sending[credit.account]
         self._ended.set()
         self.scheduler.wake(credit.account)
+        if self._waiting:
+            waiting = next(iter(self._waiting))
+            del self._waiting[waiting]
+            self.scheduler.wake(waiting)
 
     async def _deliver_once(self, credit: Credit) -> None:
         outcome = await self._deliver(credit)

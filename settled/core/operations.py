@@ -43,6 +43,7 @@ class Operations:
         """
         checked_id = ids.mint() if account_id is None else ids.check_account_id(account_id)
         account = await self._store.open_account(checked_id)
+        self._core.hooks.scheduler.wake(account.number)
         if account.state == "setup":
             self._core.hooks.expedite(account.number)
         return account.id

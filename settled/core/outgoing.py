@@ -17,7 +17,7 @@ from settled.core.backoff import retry_delay_ms
 from settled.core.patience import patiently
 from settled.core.ports import EnginePort
 from settled.core.scheduler import Scheduler
-from settled.errors import InvalidAmount, NotSettled
+from settled.errors import InvalidAmount, NotResolvable, NotSettled
 from settled.store.protocol import Store
 from settled.store.records import (
     NotSent,
@@ -27,7 +27,7 @@ from settled.store.records import (
     SettlementOutcome,
     Unknown,
 )
-from settled.text import describe_error
+from settled.text import describe_error, one_line
 
 log = structlog.get_logger()
 
@@ -67,8 +67,12 @@ class Outgoing:
             return step.delay_ms
         else:
             outcome = await self._find(settlement)
-        await patiently(lambda: self._store.record_outcome(settlement.id, outcome))
-        _report(settlement, outcome)
+        try:
+            await patiently(lambda: self._store.record_outcome(settlement.id, outcome))
+        except NotResolvable as error:
+            log.warning("outcome_known_already", reason=str(error))  # the operator was faster
+        else:
+            _report(settlement, outcome)
         return 0
 
     async def _pay(self, settlement: Settlement) -> SettlementOutcome:
@@ -88,7 +92,7 @@ class Outgoing:
         try:
             return Settled(checked(result))
         except InvalidAmount as error:
-            return self._unknown(f"settle returned {result!r:.100}: {error}")
+            return self._unknown(f"settle returned {one_line(result, 100)}: {error}")
 
     def _unknown(self, reason: str) -> SettlementOutcome:
         if self._engine.find_settlement is not None:
@@ -135,7 +139,7 @@ def describe(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, NotSettled):
-        return str(error) or "the engine says that nothing was sent"
+        return one_line(error) or "the engine says that nothing was sent"
     return "a time-out" if isinstance(error, trio.TooSlowError) else describe_error(error)
 
 

@@ -18,6 +18,8 @@ class MemoryAccounts(Books):
         if lives and self._accounts[lives[-1]].state != "closed":
             return self._accounts[lives[-1]]
         number = len(self._accounts) + 1
+        for former in lives:
+            self._set_account(former, hook=None)
         lives.append(number)
         self._hook_retry_ms[number] = 0
         self._accounts[number] = Account(

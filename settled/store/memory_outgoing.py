@@ -26,6 +26,8 @@ from settled.store.records import (
 INTERRUPTED = "the daemon stopped while it was in flight"
 RESOLVED = "resolved by the operator"
 
+FORMER_DELAY_MS = 1000
+
 
 class MemoryOutgoing(Books):
     """See ``settled.store.protocol.OutgoingStore``."""
@@ -68,6 +70,8 @@ class MemoryOutgoing(Books):
             retry_ms = nearer(row.retry_ms, now)
             self._set_account(account, retry_ms=retry_ms)
             return NextSettlement(delay_ms=retry_ms - now)
+        if self._former_is_being_paid(row):
+            return NextSettlement(delay_ms=FORMER_DELAY_MS)
         amount = plain(payable(row.queued, asset_scale))
         if not amount:
             waiting = (
@@ -76,6 +80,10 @@ class MemoryOutgoing(Books):
             self._set_account(account, retry_ms=None, waiting=cut(waiting))
             return NextSettlement()
         return NextSettlement(self._begin(row, settlement_id, amount, now), begun=True)
+
+    def _former_is_being_paid(self, account: Account) -> bool:
+        former = (self._open_settlement(life) for life in self._lives[account.id])
+        return any(found is not None and found.state != "parked" for found in former)
 
     def _begin(self, account: Account, settlement_id: str, amount: Decimal, now: int) -> Settlement:
         if settlement_id in self._settlements:

@@ -40,7 +40,8 @@ class AccountStore(Protocol):
         """Return the open account of this id, creating it if there is none.
 
         A new account waits for the engine's ``setup_account`` unless ``setup`` is false. An id that
-        was closed before starts a new life with empty balances; the old one stays as it is.
+        was closed before starts a new life with empty balances; the old one stays as it is, but
+        the engine's ``close_account`` is not run for it any more.
         """
         ...
 
@@ -104,7 +105,8 @@ class OutgoingStore(Protocol):
 
         At most one settlement of an account is in flight, unknown or parked. If one is, it is
         returned as it is. Otherwise the queue, rounded down to ``asset_scale`` decimals, is moved
-        in flight under ``settlement_id``, if it is due and more than zero.
+        in flight under ``settlement_id``, if it is due and more than zero, and no payment of a
+        former account of the same id is in flight or unknown.
         """
         ...
 

@@ -38,6 +38,7 @@ from settled.store.sql import (
     incoming,
     outgoing,
     reads,
+    recovery,
     requests,
     state,
     upkeep,
@@ -108,7 +109,9 @@ class SqliteStore:
     def __init__(self, path: Path, *, now_ms: Callable[[], int], nudge: bool) -> None:
         self._path = path
         self._writer = Writer(file.connect(path), now_ms, nudge=nudge)
-        self._readers: list[sqlite3.Connection] = []
+        # Opened ahead by a daemon: reads go on when strangers have used up its descriptors.
+        ahead = 0 if nudge else limits.READERS_MAX
+        self._readers = [file.connect(path, read_only=True) for _ in range(ahead)]
         self._reading = trio.CapacityLimiter(limits.READERS_MAX)
 
     async def aclose(self) -> None:
@@ -185,10 +188,10 @@ class SqliteStore:
         )
 
     async def retry_settlement(self, account_id: str) -> Account:
-        return await self._writer.write(lambda tx: outgoing.retry_settlement(tx, account_id))
+        return await self._writer.write(lambda tx: recovery.retry_settlement(tx, account_id))
 
     async def interrupt_settlements(self) -> int:
-        return await self._writer.write(outgoing.interrupt_settlements)
+        return await self._writer.write(recovery.interrupt_settlements)
 
     async def settlements(
         self,

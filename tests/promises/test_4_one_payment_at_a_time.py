@@ -53,6 +53,30 @@ async def test_accounts_are_paid_beside_each_other(autojump_clock: MockClock) ->
         assert len(engine.calls) == 200
 
 
+async def test_an_id_that_is_created_again_waits_for_the_payment_of_its_former_account(
+    autojump_clock: MockClock,
+) -> None:
+    paying = set()
+
+    async def slowly(account_id: str, amount: Decimal, settlement_id: str) -> object:
+        assert account_id not in paying, "two payments of one account at the same time"
+        paying.add(account_id)
+        await trio.sleep(60)
+        paying.discard(account_id)
+        return amount
+
+    engine, store = ScriptedEngine(slowly), memory_store()
+    await store.open_account("alice", setup=False)
+    async with running(engine, store) as daemon:
+        await daemon.request("alice", "1", "k1")
+        await daemon.rest()
+        await daemon.operations.close_account("alice")
+        await daemon.operations.open_account("alice")
+        await daemon.request("alice", "2", "k2")
+        await daemon.until(lambda account: account.settled == 2)
+    assert [amount for _, amount, _ in engine.calls] == [1, 2]
+
+
 async def test_a_settlement_of_unknown_outcome_holds_back_the_next(
     autojump_clock: MockClock,
 ) -> None:

@@ -42,6 +42,19 @@ async def boom(account_id: str, amount: Decimal, settlement_id: str) -> object:
     raise RuntimeError("the ledger hung up")
 
 
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+async def boom_unspeakably(account_id: str, amount: Decimal, settlement_id: str) -> object:
+    raise Unspeakable
+
+
+async def boom_with_a_surrogate(account_id: str, amount: Decimal, settlement_id: str) -> object:
+    raise RuntimeError("half a character: \ud800")
+
+
 def returns(value: object) -> Script:
     async def settle(account_id: str, amount: Decimal, settlement_id: str) -> object:
         return value
@@ -51,6 +64,8 @@ def returns(value: object) -> Script:
 
 UNCLEAR = [
     pytest.param(boom, id="raises"),
+    pytest.param(boom_unspeakably, id="raises what cannot be shown"),
+    pytest.param(boom_with_a_surrogate, id="raises what cannot be stored"),
     pytest.param(returns(None), id="returns nothing"),
     pytest.param(returns(1.5), id="returns a float"),
     pytest.param(returns(True), id="returns a bool"),
@@ -287,6 +302,22 @@ def test_crashes_at_any_moment_pay_exactly_what_was_asked(seed: int, cuts_s: lis
         assert sum(ledger.values()) == len(cuts_s)
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+async def test_the_operator_may_be_faster_than_find_settlement(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async def find(account_id: str, settlement_id: str) -> object:
+        await store.resolve_settlement(settlement_id, Settled(Decimal(5)))
+        return 0
+
+    engine, store = ScriptedEngine(boom, find_settlement=find), memory_store()
+    await store.open_account("alice", setup=False)
+    async with running(engine, store) as daemon:
+        await daemon.request("alice", "5", "k")
+        await daemon.until(lambda account: account.settled == 5)
+        await trio.sleep(3600)
+        assert (await store.account("alice")).settled == 5
 
 
 async def test_the_operators_word_settles_what_is_parked(autojump_clock: MockClock) -> None:

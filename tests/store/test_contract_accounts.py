@@ -1,5 +1,7 @@
 """What every store must do for the lives of accounts and their hooks."""
 
+from dataclasses import replace
+
 import pytest
 
 from settled import limits
@@ -98,7 +100,8 @@ async def test_opening_a_closed_id_starts_a_new_life(store: Store) -> None:
     assert new.number > old.number
     assert (new.state, balances(new), new.waiting) == ("setup", {}, None)
     assert await store.account("alice") == new
-    assert await store.accounts(account_id="alice") == [new, before]
+    # The engine would take the close of the former account for one of the new.
+    assert await store.accounts(account_id="alice") == [new, replace(before, hook=None)]
 
 
 async def test_an_old_life_takes_the_outcome_of_its_open_attempt(store: Store) -> None:

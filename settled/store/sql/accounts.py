@@ -12,6 +12,10 @@ def open_account(tx: Tx, account_id: str, setup: bool) -> Account:
     found = find_open(tx.conn, account_id)
     if found is not None:
         return found.record()
+    # The engine would take the close of the former account for one of this.
+    tx.conn.execute(
+        "UPDATE accounts SET hook = NULL WHERE id = ? AND hook IS NOT NULL", (account_id,)
+    )
     cursor = tx.conn.execute(
         "INSERT INTO accounts (id, hook, retry_ms, opened_ms) VALUES (?, ?, 0, ?)",
         (account_id, "setup_account" if setup else None, tx.now_ms),

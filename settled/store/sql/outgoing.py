@@ -6,9 +6,8 @@ from sqlite3 import Connection
 from typing import Any, Final
 
 from settled.amounts import EXACT, ZERO, checked, payable, to_text
-from settled.errors import AccountNotFound, NotFound, NotResolvable, SettledError
+from settled.errors import NotFound, NotResolvable
 from settled.store.records import (
-    Account,
     Bucket,
     NextSettlement,
     NotSent,
@@ -22,7 +21,6 @@ from settled.store.sql.ledger import (
     CLOSED,
     AccountRow,
     Tx,
-    find_open,
     load,
     nearer,
     shortened,
@@ -34,7 +32,8 @@ SETTLEMENTS: Final = """
         s.retry_ms, s.created_ms, s.updated_ms
     FROM settlements AS s JOIN accounts AS a ON a.number = s.account
 """
-_OPEN: Final = "('in_flight', 'unknown', 'parked')"
+_FORMER_DELAY_MS: Final = 1000
+OPEN: Final = "('in_flight', 'unknown', 'parked')"
 
 
 def settlement_record(row: tuple[Any, ...]) -> Settlement:
@@ -69,7 +68,7 @@ def next_settlement(
     """See ``OutgoingStore.next_settlement``."""
     account = load(tx.conn, number)
     row = tx.conn.execute(
-        f"{SETTLEMENTS} WHERE s.account = ? AND s.state IN {_OPEN}", (number,)
+        f"{SETTLEMENTS} WHERE s.account = ? AND s.state IN {OPEN}", (number,)
     ).fetchone()
     if row is not None:
         standing = settlement_record(row)
@@ -90,6 +89,8 @@ def next_settlement(
             account.retry_ms = retry_ms
             account.save(tx)
         return NextSettlement(delay_ms=delay_ms)
+    if _former_is_being_paid(tx, account):
+        return NextSettlement(delay_ms=_FORMER_DELAY_MS)
     amount = payable(queued, asset_scale)
     if not amount:
         account.retry_ms = None
@@ -99,6 +100,16 @@ def next_settlement(
         account.save(tx)
         return NextSettlement()
     return NextSettlement(_begin(tx, account, settlement_id, amount), begun=True)
+
+
+def _former_is_being_paid(tx: Tx, account: AccountRow) -> bool:
+    """Return whether a payment of a former account of the same id is still under way."""
+    row = tx.conn.execute(
+        "SELECT 1 FROM accounts AS a JOIN settlements AS s ON s.account = a.number "
+        "WHERE a.id = ? AND a.number < ? AND s.state IN ('in_flight', 'unknown') LIMIT 1",
+        (account.id, account.number),
+    ).fetchone()
+    return row is not None
 
 
 def _begin(tx: Tx, account: AccountRow, settlement_id: str, amount: Decimal) -> Settlement:
@@ -135,7 +146,7 @@ def record_outcome(tx: Tx, settlement_id: str, outcome: SettlementOutcome) -> Se
             account.failures += 1
             account.retry_ms = tx.now_ms + retry_delay_ms
         case Unknown(reason, retry_delay_ms):
-            _unknown(tx, account, settlement, reason, retry_delay_ms)
+            into_doubt(tx, account, settlement, reason, retry_delay_ms)
         case Parked(reason):
             _park(tx, account, settlement, reason)
     return _finish(tx, account, settlement_id)
@@ -194,7 +205,7 @@ def _not_sent(tx: Tx, account: AccountRow, settlement: Settlement, reason: str) 
     account.waiting = shortened(reason)
 
 
-def _unknown(
+def into_doubt(
     tx: Tx, account: AccountRow, settlement: Settlement, reason: str, retry_delay_ms: int
 ) -> None:
     fresh = settlement.state == "in_flight"
@@ -245,46 +256,3 @@ def _finish(tx: Tx, account: AccountRow, settlement_id: str) -> Settlement:
         account.waiting = CLOSED
     account.save(tx)
     return settlement
-
-
-def retry_settlement(tx: Tx, account_id: str) -> Account:
-    """See ``OutgoingStore.retry_settlement``."""
-    account = find_open(tx.conn, account_id)
-    if account is None:
-        raise AccountNotFound(account_id)
-    account.retry_ms = 0
-    standing = tx.conn.execute(
-        f"SELECT count(*) FROM settlements WHERE account = ? AND state IN {_OPEN}",
-        (account.number,),
-    ).fetchone()[0]
-    if not standing:
-        account.waiting = None
-    tx.conn.execute(
-        "UPDATE settlements SET retry_ms = 0 WHERE account = ? AND state = 'unknown'",
-        (account.number,),
-    )
-    account.save(tx)
-    tx.touch(account.number)
-    return account.record()
-
-
-def interrupt_settlements(tx: Tx) -> int:
-    """See ``OutgoingStore.interrupt_settlements``."""
-    interrupted = tx.conn.execute(
-        f"{SETTLEMENTS} WHERE s.state = 'in_flight' ORDER BY s.number"
-    ).fetchall()
-    for row in interrupted:
-        try:
-            settlement = settlement_record(row)
-            account = load(tx.conn, settlement.account)
-            reason = "the daemon stopped while it was in flight"
-            _unknown(tx, account, settlement, reason, 0)
-        except (SettledError, ArithmeticError):
-            continue  # it does not add up: the audit shows it, and the others go on
-        account.save(tx)
-    tx.conn.execute(
-        "UPDATE settlements SET state = 'unknown', retry_ms = 0 "
-        "WHERE state IN ('unknown', 'parked')"
-    )
-    tx.conn.execute("UPDATE accounts SET retry_ms = 0 WHERE queued <> '0' AND retry_ms IS NULL")
-    return len(interrupted)
