@@ -1,9 +1,11 @@
 """Promise 8: a start goes on with everything unfinished, and nothing stalls another."""
 
+import random
 import sqlite3
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -11,6 +13,8 @@ from trio.testing import MockClock
 
 from settled import NotSettled, limits
 from settled.amounts import Quantity
+from settled.core.scheduler import Scheduler
+from settled.errors import StoreBusy
 from settled.store.memory import MemoryStore
 from settled.store.records import (
     AddCredit,
@@ -312,3 +316,87 @@ async def test_a_queue_longer_than_any_amount_is_paid_in_parts(autojump_clock: M
         await daemon.until(lambda account: account.queued == 0)
         await conserved(store)
     assert len(engine.calls) >= 4
+
+
+class BusyStore(MemoryStore):
+    """Every other write finds the store busy."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(now_ms=clock_ms)
+        self._luck = random.Random(seed)
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name not in {
+            "next_settlement",
+            "record_outcome",
+            "next_deliveries",
+            "record_delivery",
+            "next_hook",
+            "finish_hook",
+            "age_keys",
+            "purge_keys",
+        }:
+            return found
+
+        async def busy_at_times(*arguments: Any, **named: Any) -> Any:
+            if self._luck.random() < 0.5:
+                raise StoreBusy("another process writes")
+            return await found(*arguments, **named)
+
+        return busy_at_times
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_store_that_is_often_busy_loses_and_repeats_nothing(
+    seed: int, autojump_clock: MockClock
+) -> None:
+    async def set_up(account_id: str) -> None:
+        await trio.sleep(1)
+
+    engine, connector = ScriptedEngine(setup_account=set_up), ScriptedConnector()
+    store = BusyStore(seed)
+    async with running(engine, store, connector) as daemon:
+        for n in range(10):
+            account = await store.open_account(f"peer{n}")
+            daemon.core.hooks.scheduler.wake(account.number)
+            await daemon.request(f"peer{n}", "5", "k")
+            await store.commit([AddCredit(f"peer{n}", "tx", Decimal(7))])
+            daemon.core.incoming.scheduler.wake(account.number)
+        await trio.sleep(3600)
+        for account in await store.accounts():
+            assert (account.settled, account.credited) == (5, 7), account
+        await conserved(store)
+    assert len(engine.calls) == 10
+    assert len(connector.seen) == 10
+
+
+async def test_what_is_under_way_when_an_account_is_woken_is_looked_at_again(
+    autojump_clock: MockClock,
+) -> None:
+    """A wake during the work is not lost, also when every place is taken."""
+    worked: list[int] = []
+
+    async def work(account: int) -> int | None:
+        worked.append(account)
+        await trio.sleep(1)
+        return None
+
+    scheduler = Scheduler(work, tasks_max=2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scheduler.run)
+        for account in range(6):
+            scheduler.wake(account)
+        await trio.sleep(0.5)
+        assert sorted(worked) == [0, 1]
+        scheduler.wake(0)
+        await trio.sleep(10)
+        assert sorted(worked) == [0, 0, 1, 2, 3, 4, 5]
+        scheduler.wake(9)
+        await trio.sleep(0.5)
+        await scheduler.drain()
+        assert trio.current_time() >= 11
+        scheduler.wake(10)
+        await trio.sleep(10)
+        assert 10 not in worked, "nothing new begins once it drains"
+        nursery.cancel_scope.cancel()
