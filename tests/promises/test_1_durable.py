@@ -219,3 +219,45 @@ async def test_a_commit_of_unknown_outcome_gives_no_answer_and_stops_the_store(
                 await store.queue_settlement("alice", Quantity("1", 0), "k")
         with pytest.raises(StoreBroken):
             await store.wait_foreign_writes()
+
+
+async def test_nothing_is_written_after_a_failed_sync_not_even_what_waited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("settled.limits.COMMIT_BATCH_MAX", 1)
+    outcomes: list[object] = []
+
+    async with open_sqlite(tmp_path / "s.db", exclusive=True, create=True) as store:
+        await store.open_account("alice", setup=False)
+
+        class TornOnce:
+            torn = False
+
+            def __init__(self, conn: sqlite3.Connection) -> None:
+                self._conn = conn
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(self._conn, name)
+
+            def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+                if sql == "COMMIT" and not self.torn:
+                    self.torn = True
+                    time.sleep(0.2)  # so that the others wait already
+                    error = sqlite3.OperationalError("disk I/O error")
+                    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+                    raise error
+                return self._conn.execute(sql, *values)
+
+        monkeypatch.setattr(store._writer, "_conn", TornOnce(store._writer._conn))
+
+        async def ask(n: int) -> None:
+            try:
+                outcomes.append(await store.queue_settlement("alice", Quantity("1", 0), f"k{n}"))
+            except StoreBroken as error:
+                outcomes.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for n in range(5):
+                nursery.start_soon(ask, n)
+        assert (await store.account("alice")).requested == 0
+    assert [type(outcome) for outcome in outcomes] == [StoreBroken] * 5
