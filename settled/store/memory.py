@@ -20,8 +20,10 @@ import trio
 
 from settled import limits
 from settled.amounts import EXACT, ZERO, to_text
+from settled.store import clock
+from settled.store.clock import Uptime
 from settled.store.memory_accounts import MemoryAccounts
-from settled.store.memory_books import ORIGINS, wall_ms
+from settled.store.memory_books import ORIGINS
 from settled.store.memory_incoming import MemoryIncoming
 from settled.store.memory_outgoing import MemoryOutgoing
 from settled.store.records import Account, Bucket, Difference, Work
@@ -35,11 +37,17 @@ class MemoryStore(MemoryAccounts, MemoryOutgoing, MemoryIncoming):
     Each method is one atomic step: it yields to the scheduler first, then changes all or nothing.
 
     Args:
-        now_ms: the clock, in milliseconds since 1970; a test passes its own.
+        now_ms: the wall clock, in milliseconds since 1970; a test passes its own.
+        uptime: how long the machine is up.
     """
 
-    def __init__(self, *, now_ms: Callable[[], int] = wall_ms) -> None:
-        super().__init__(now_ms=now_ms)
+    def __init__(
+        self,
+        *,
+        now_ms: Callable[[], int] = clock.wall_ms,
+        uptime: Callable[[], Uptime] = clock.uptime,
+    ) -> None:
+        super().__init__(now_ms, uptime)
 
     async def unfinished(self, work: Work, *, after: int = 0, limit: int = 1000) -> list[int]:
         """Return numbers above ``after`` of accounts that may have such work to do, in order."""
@@ -69,6 +77,7 @@ class MemoryStore(MemoryAccounts, MemoryOutgoing, MemoryIncoming):
         """Note that another ``limits.KEY_TICK_S`` of running time has passed."""
         await trio.lowlevel.checkpoint()
         self._tick += 1
+        self._steady_ms()
 
     async def purge_keys(self) -> int:
         """Delete a batch of idempotency keys unused for ``limits.KEY_LIFE_TICKS``."""

@@ -1,6 +1,5 @@
 """The books of the in-memory store: its rows, the journal, and the one way that money moves."""
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -10,6 +9,7 @@ from typing import Any, Final, TypeVar
 from settled import limits
 from settled.amounts import EXACT, Quantity, to_text
 from settled.errors import AccountNotFound, NotFound
+from settled.store.clock import Mark, Uptime
 from settled.store.records import Account, Bucket, Credit, Settlement
 
 CLOSED: Final = "the account is closed"
@@ -38,11 +38,6 @@ class Key:
     account: int
     quantity: Quantity
     tick: int
-
-
-def wall_ms() -> int:
-    """Return the wall clock, in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 def plain(value: Decimal) -> Decimal:
@@ -81,8 +76,10 @@ class Books:
     Each row is a frozen record that a change replaces, so what was handed out never changes.
     """
 
-    def __init__(self, *, now_ms: Callable[[], int] = wall_ms) -> None:
+    def __init__(self, now_ms: Callable[[], int], uptime: Callable[[], Uptime]) -> None:
         self._now_ms = now_ms
+        self._uptime = uptime
+        self._mark: Mark | None = None
         self._journal: list[Entry] = []
         self._accounts: dict[int, Account] = {}
         self._lives: dict[str, list[int]] = {}
@@ -94,6 +91,12 @@ class Books:
         self._keys: dict[tuple[str, str], Key] = {}
         self._tick = 0
         self._state: dict[tuple[str | None, str], bytes] = {}
+
+    def _steady_ms(self) -> int:
+        """Read the steady clock (see ``settled.store.clock``)."""
+        now, uptime = self._now_ms(), self._uptime()
+        self._mark = (self._mark or Mark(now, now, uptime)).advanced(now, uptime)
+        return self._mark.steady_ms
 
     # --- looking up ---
 

@@ -23,7 +23,6 @@ from settled.store.records import (
     SetState,
 )
 
-CLOCK_STEP_BACK_MAX_MS = 3_600_000
 NO_CLEAR_ANSWER = (
     "no clear answer for 23 h: find out whether the connector credited it, "
     "then `settled credits resolve` or `settled credits retry`"
@@ -38,7 +37,7 @@ class MemoryIncoming(Books):
     ) -> NextDeliveries:
         """Return up to ``limit`` credits that are due, marked as sent since now at the latest."""
         await trio.lowlevel.checkpoint()
-        now = self._now_ms()
+        now, steady = self._now_ms(), self._steady_ms()
         for credit in self._to_be_delivered(account):
             self._set_credit(credit, retry_ms=nearer(credit.retry_ms, now))
         sent: list[Credit] = []
@@ -49,16 +48,17 @@ class MemoryIncoming(Books):
             if len(sent) >= limit or credit.retry_ms > now:
                 delay_ms = max(credit.retry_ms - now, 0)
                 return NextDeliveries(tuple(sent), delay_ms, tuple(parked))
-            if _too_old(credit.ambiguous_ms, now):
+            if _too_old(credit.ambiguous_steady_ms, steady):
                 parked.append(self._park(credit, now))
                 continue
             marked = self._set_credit(
                 credit,
                 attempts=credit.attempts + 1,
-                ambiguous_ms=now if credit.ambiguous_ms is None else credit.ambiguous_ms,
                 updated_ms=now,
             )
-            sent.append(replace(marked, ambiguous_ms=credit.ambiguous_ms))
+            sent.append(marked)
+            if credit.ambiguous_ms is None:
+                self._set_credit(marked, ambiguous_ms=now, ambiguous_steady_ms=steady)
         return NextDeliveries(tuple(sent), None, tuple(parked))
 
     def _to_be_delivered(self, account: int) -> list[Credit]:
@@ -83,14 +83,19 @@ class MemoryIncoming(Books):
             if stored.state != "credited":
                 self._credited(stored, None, now)
         elif stored.state == "undelivered":
-            since_ms = credit.ambiguous_ms
+            before = credit
             if isinstance(outcome, Ambiguous):
-                since_ms = now if stored.ambiguous_ms is None else stored.ambiguous_ms
+                before = stored
+                if stored.ambiguous_ms is None:
+                    before = replace(
+                        stored, ambiguous_ms=now, ambiguous_steady_ms=self._steady_ms()
+                    )
             self._set_credit(
                 stored,
                 reason=cut(outcome.reason),
                 retry_ms=now + outcome.retry_delay_ms,
-                ambiguous_ms=since_ms,
+                ambiguous_ms=before.ambiguous_ms,
+                ambiguous_steady_ms=before.ambiguous_steady_ms,
                 updated_ms=now,
             )
 
@@ -103,13 +108,15 @@ class MemoryIncoming(Books):
         """Deliver a credit again, now, under its own key, parked or not."""
         await trio.lowlevel.checkpoint()
         credit = self._uncredited(credit_id)
-        if credit.state == "parked":
+        anew = credit.state == "parked"
+        if anew:
             self._move(credit.account, "parked", "undelivered", credit.amount, credit.id)
         return self._set_credit(
             credit,
             state="undelivered",
             reason=None,
-            ambiguous_ms=None if credit.state == "parked" else credit.ambiguous_ms,
+            ambiguous_ms=None if anew else credit.ambiguous_ms,
+            ambiguous_steady_ms=None if anew else credit.ambiguous_steady_ms,
             retry_ms=0,
             updated_ms=self._now_ms(),
         )
@@ -227,12 +234,11 @@ class MemoryIncoming(Books):
         )
 
 
-def _too_old(ambiguous_ms: int | None, now: int) -> bool:
-    """Tell whether the connector may have forgotten the key, or the age cannot be told."""
-    if ambiguous_ms is None:
+def _too_old(ambiguous_steady_ms: int | None, steady: int) -> bool:
+    """Tell whether the connector may have seen the key and forgotten it."""
+    if ambiguous_steady_ms is None:
         return False
-    aged = now - ambiguous_ms >= limits.AMBIGUOUS_AGE_MAX_MS
-    return aged or now < ambiguous_ms - CLOCK_STEP_BACK_MAX_MS
+    return steady >= ambiguous_steady_ms + limits.AMBIGUOUS_AGE_MAX_MS
 
 
 def _check_state(change: SetState) -> None:

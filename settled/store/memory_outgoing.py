@@ -212,6 +212,7 @@ class MemoryOutgoing(Books):
     async def interrupt_settlements(self) -> int:
         """At start: what was in flight or parked is unknown, and everything is due now."""
         await trio.lowlevel.checkpoint()
+        self._steady_ms()
         interrupted = 0
         for settlement_id in list(self._open_settlements.values()):
             settlement = self._settlements[settlement_id]

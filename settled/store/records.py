@@ -90,7 +90,8 @@ class Settlement:
 class Credit:
     """One incoming settlement. ``id`` is the idempotency key it carries to the connector.
 
-    ``ambiguous_ms`` is since when the connector may have seen it without our knowing.
+    ``ambiguous_ms`` is since when the connector may have seen it without our knowing, by the wall
+    clock; ``ambiguous_steady_ms`` by the store's steady clock, which decides when it is too old.
     """
 
     number: int
@@ -103,6 +104,7 @@ class Credit:
     reason: str | None = None
     attempts: int = 0
     ambiguous_ms: int | None = None
+    ambiguous_steady_ms: int | None = None
     retry_ms: int = 0
     created_ms: int = 0
     updated_ms: int = 0

@@ -1,7 +1,6 @@
 """The store on a SQLite file: one writer with group commit, readers beside it."""
 
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
@@ -12,7 +11,8 @@ import trio
 from settled import limits
 from settled.amounts import Quantity
 from settled.errors import StoreBusy
-from settled.store import file, lock
+from settled.store import clock, file, lock
+from settled.store.clock import Uptime
 from settled.store.records import (
     Account,
     AccountState,
@@ -48,18 +48,14 @@ from settled.store.writer import Writer
 _T = TypeVar("_T")
 
 
-def wall_ms() -> int:
-    """Return the wall clock in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
-
-
 @asynccontextmanager
 async def open_sqlite(
     path: Path | str,
     *,
     exclusive: bool,
     create: bool = False,
-    now_ms: Callable[[], int] = wall_ms,
+    now_ms: Callable[[], int] = clock.wall_ms,
+    uptime: Callable[[], Uptime] = clock.uptime,
 ) -> AsyncIterator["SqliteStore"]:
     """Open the database at ``path`` as a ``settled.store.protocol.Store``.
 
@@ -69,6 +65,7 @@ async def open_sqlite(
             daemon, which notices at once what is written.
         create: make the file if there is none.
         now_ms: the wall clock.
+        uptime: how long the machine is up.
 
     Raises:
         StoreHeld: when it is exclusive, and another process holds the database.
@@ -89,7 +86,7 @@ async def open_sqlite(
                 locking.enter_context(lock.held(path))
             await trio.to_thread.run_sync(_prepare, path, create, exclusive)
             stack.enter_context(locking.pop_all())
-        store = SqliteStore(path, now_ms=now_ms, nudge=not exclusive)
+        store = SqliteStore(path, now_ms=now_ms, uptime=uptime, nudge=not exclusive)
         stack.push_async_callback(store.aclose)
         yield store
 
@@ -106,9 +103,16 @@ def _prepare(path: Path, create: bool, exclusive: bool) -> None:
 class SqliteStore:
     """See ``settled.store.protocol.Store``; made by ``open_sqlite``."""
 
-    def __init__(self, path: Path, *, now_ms: Callable[[], int], nudge: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        now_ms: Callable[[], int],
+        uptime: Callable[[], Uptime],
+        nudge: bool,
+    ) -> None:
         self._path = path
-        self._writer = Writer(file.connect(path), now_ms, nudge=nudge)
+        self._writer = Writer(file.connect(path), now_ms, uptime, nudge=nudge)
         # Opened ahead by a daemon: reads go on when strangers have used up its descriptors.
         ahead = 0 if nudge else limits.READERS_MAX
         self._readers = [file.connect(path, read_only=True) for _ in range(ahead)]

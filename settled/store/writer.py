@@ -17,6 +17,7 @@ import trio
 
 from settled import limits
 from settled.errors import SettledError, StoreBroken, StoreBusy
+from settled.store.clock import Uptime
 from settled.store.sql.ledger import Tx
 
 _T = TypeVar("_T")
@@ -41,12 +42,21 @@ class Writer:
         conn: a connection used by nothing else from now on; opened with
             ``check_same_thread=False`` and ``isolation_level=None``.
         now_ms: the wall clock, in milliseconds.
+        uptime: how long the machine is up.
         nudge: whether another process must be told of what is written.
     """
 
-    def __init__(self, conn: sqlite3.Connection, now_ms: Callable[[], int], *, nudge: bool) -> None:
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        now_ms: Callable[[], int],
+        uptime: Callable[[], Uptime],
+        *,
+        nudge: bool,
+    ) -> None:
         self._conn = conn
         self._now_ms = now_ms
+        self._uptime = uptime
         self._nudge = nudge
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
@@ -128,7 +138,7 @@ class Writer:
             self._fail(jobs, error)
             return True
         try:
-            tx = Tx(self._conn, self._now_ms(), self._nudge)
+            tx = Tx(self._conn, self._now_ms(), self._uptime(), self._nudge)
             for job in jobs:
                 self._run(tx, job)
         except Exception as error:

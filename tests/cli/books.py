@@ -76,7 +76,7 @@ def credited(db: Path, *, parked: bool = False) -> str:
     credit_id = ids.credit_key("alice", "tx-1")
     if parked:
         with closing(sqlite3.connect(db)) as conn, conn:
-            conn.execute("UPDATE credits SET ambiguous_ms = 0")
+            conn.execute("UPDATE credits SET ambiguous_ms = 0, ambiguous_steady_ms = 0")
 
         async def park(store: Store) -> None:
             await store.next_deliveries((await store.account("alice")).number, 1)

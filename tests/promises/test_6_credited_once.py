@@ -1,9 +1,12 @@
 """Promise 6: a credit is durable at once, unique, immutable, and delivered until acknowledged."""
 
 import random
+import tempfile
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from settled import AccountNotFound, InvalidAmount, SettlementConflict, limits
+from settled import AccountNotFound, InvalidAmount, SettlementConflict
 from settled.connector import Connector
 from settled.engine.services import Services
+from settled.store.clock import Uptime
 from settled.store.protocol import Store
 from settled.store.records import (
     AddCredit,
@@ -36,6 +40,8 @@ from tests.harness import (
 )
 
 HOUR_S = 3600
+HOUR_MS = HOUR_S * 1000
+YEAR_MS = 365 * 24 * HOUR_MS
 Answer = Callable[[Credit], Awaitable[DeliveryOutcome]]
 
 
@@ -52,6 +58,38 @@ async def credit(daemon: Running, amount: str, settlement_id: str = "tx1") -> bo
     if number is not None:
         daemon.core.incoming.scheduler.wake(number)
     return number is not None
+
+
+@dataclass
+class Clocks:
+    """The clocks of a machine; they go on together, but for what a test does to them."""
+
+    wall_ms: int = 1_900_000_000_000
+    uptime_ms: int = 0
+    boots: int = 1
+
+    def wall(self) -> int:
+        return self.wall_ms
+
+    def uptime(self) -> Uptime:
+        return Uptime(str(self.boots), self.uptime_ms)
+
+    def go_on(self, ms: int) -> None:
+        self.wall_ms += ms
+        self.uptime_ms += ms
+
+    def reboot(self) -> None:
+        self.uptime_ms = 0
+        self.boots += 1
+
+
+async def unclear_credit(store: Store) -> int:
+    """Leave a credit whose delivery just now had no clear answer; return its account's number."""
+    account = await store.open_account("alice", setup=False)
+    await store.commit([AddCredit("alice", "tx1", Decimal(5))])
+    (sent,) = (await store.next_deliveries(account.number, 1)).credits
+    await store.record_delivery(sent, Ambiguous("no answer"))
+    return account.number
 
 
 def services(store: Store, connector: Connector, nursery: trio.Nursery) -> Services:
@@ -234,22 +272,86 @@ async def test_an_impatient_operator_does_not_stretch_the_23_hours(
     assert connector.times_s[-1] - connector.times_s[0] < 23 * HOUR_S
 
 
-async def test_a_clock_that_went_back_parks_what_is_ambiguous(tmp_path: Path) -> None:
-    """A clock ten years back cannot tell how old an ambiguous attempt is: the operator decides."""
-    now_ms = 1_900_000_000_000
+@settings(max_examples=60, deadline=None, print_blob=True)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(0, 14 * HOUR_MS),  # the time that passes
+            st.sampled_from([0, 0, -1, 1, -HOUR_MS, HOUR_MS, -10 * YEAR_MS, 10 * YEAR_MS])
+            | st.integers(-30 * HOUR_MS, 30 * HOUR_MS),  # by how much the clock is set then
+            st.booleans(),  # whether the machine was started anew meanwhile
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_no_setting_of_the_clock_has_an_unclear_credit_sent_after_a_day(
+    steps: list[tuple[int, int, bool]],
+) -> None:
+    clock = Clocks()
+
+    async def main(path: Path) -> None:
+        async with open_sqlite(
+            path, exclusive=True, create=True, now_ms=clock.wall, uptime=clock.uptime
+        ) as store:
+            account = await unclear_credit(store)
+            age_ms = 0
+            for passed_ms, set_ms, reboot in steps:
+                age_ms += passed_ms
+                clock.go_on(passed_ms)
+                await store.age_keys()
+                clock.wall_ms += set_ms
+                if reboot:
+                    clock.reboot()
+                step = await store.next_deliveries(account, 1)
+                assert age_ms < 24 * HOUR_MS or not step.credits
+                for sent in step.credits:
+                    await store.record_delivery(sent, Ambiguous("no answer"))
+
+    with tempfile.TemporaryDirectory() as directory:
+        trio.run(main, Path(directory) / "settled.db")
+
+
+async def test_a_clock_set_back_while_it_runs_neither_parks_nor_stretches_the_23_hours(
+    tmp_path: Path,
+) -> None:
+    clock = Clocks()
     async with open_sqlite(
-        tmp_path / "settled.db", exclusive=True, create=True, now_ms=lambda: now_ms
+        tmp_path / "s.db", exclusive=True, create=True, now_ms=clock.wall, uptime=clock.uptime
     ) as store:
-        account = await store.open_account("alice", setup=False)
-        await store.commit([AddCredit("alice", "tx1", Decimal(5))])
-        (sent,) = (await store.next_deliveries(account.number, 1)).credits
-        await store.record_delivery(sent, Ambiguous("no answer"))
-        now_ms -= 10 * 365 * 86_400_000
-        step = await store.next_deliveries(account.number, 1)
+        account = await unclear_credit(store)
+        clock.wall_ms -= 10 * YEAR_MS
+        step = await store.next_deliveries(account, 1)
         assert (step.credits, step.parked) == ((), ()), "not before its hour"
-        now_ms += round(limits.RETRY_DELAY_MAX_S * 1000)
-        (parked,) = (await store.next_deliveries(account.number, 1)).parked
+        clock.go_on(HOUR_MS)
+        (sent,) = (await store.next_deliveries(account, 1)).credits
+        await store.record_delivery(sent, Ambiguous("no answer"))
+        clock.go_on(22 * HOUR_MS - 1)
+        (sent,) = (await store.next_deliveries(account, 1)).credits
+        await store.record_delivery(sent, Ambiguous("no answer"))
+        clock.go_on(1)
+        (parked,) = (await store.next_deliveries(account, 1)).parked
         assert parked.state == "parked"
+
+
+@pytest.mark.parametrize(
+    ("set_ms", "parks"), [(-60_001, True), (-60_000, False), (1000, False), (23 * HOUR_MS, True)]
+)
+async def test_a_clock_that_is_wrong_after_a_reboot_parks_what_is_unclear(
+    tmp_path: Path, set_ms: int, parks: bool
+) -> None:
+    """Then nobody can tell how old it is: the operator decides."""
+    clock = Clocks()
+    opened = partial(open_sqlite, tmp_path / "s.db", exclusive=True, create=True, now_ms=clock.wall)
+    async with opened(uptime=clock.uptime) as store:
+        account = await unclear_credit(store)
+    clock.wall_ms += set_ms
+    clock.reboot()
+    async with opened(uptime=clock.uptime) as store:
+        await store.interrupt_settlements()
+        clock.go_on(HOUR_MS)  # whatever the clock says, that is the longest wait
+        step = await store.next_deliveries(account, 1)
+        assert (len(step.credits), len(step.parked)) == ((0, 1) if parks else (1, 0))
 
 
 async def test_the_operator_can_have_a_parked_credit_sent_again_or_take_it_as_credited(

@@ -26,11 +26,13 @@ def path(tmp_path: Path) -> Path:
 async def store(request: pytest.FixtureRequest, path: Path, clock: Clock) -> AsyncIterator[Store]:
     """Each implementation, watched; whatever a test did, its audit must find nothing wrong."""
     if request.param == "memory":
-        watched: Any = Watched(MemoryStore(now_ms=clock))
+        watched: Any = Watched(MemoryStore(now_ms=clock, uptime=clock.uptime))
         yield watched
         assert await watched.inner.audit() == []
     else:
-        async with open_sqlite(path, exclusive=True, create=True, now_ms=clock) as sqlite:
+        async with open_sqlite(
+            path, exclusive=True, create=True, now_ms=clock, uptime=clock.uptime
+        ) as sqlite:
             watched = Watched(sqlite)
             yield watched
             assert await watched.inner.audit() == []

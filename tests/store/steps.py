@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args
 import pytest
 
 from settled.amounts import EXACT, Quantity, from_text, to_text
+from settled.store.clock import Uptime
 from settled.store.protocol import Store
 from settled.store.records import (
     Account,
@@ -35,12 +36,17 @@ E = TypeVar("E", bound=BaseException)
 
 @dataclass
 class Clock:
-    """A wall clock that only moves when a test says so."""
+    """A wall clock, and the time since boot, that only move when a test says so."""
 
     ms: int = START_MS
+    uptime_ms: int = 0
+    boot: str = "first"
 
     def __call__(self) -> int:
         return self.ms
+
+    def uptime(self) -> Uptime:
+        return Uptime(self.boot, self.uptime_ms)
 
 
 class Watched:

@@ -244,14 +244,33 @@ async def test_the_parked_do_not_take_the_place_of_those_to_be_sent(
     assert states == ["undelivered", "parked", "parked", "parked"]
 
 
-@pytest.mark.parametrize(("back_ms", "state"), [(HOUR_MS, "undelivered"), (HOUR_MS + 1, "parked")])
-async def test_a_clock_set_back_further_than_an_hour_parks_the_unclear(
+@pytest.mark.parametrize(("age_ms", "state"), [(-1, "undelivered"), (0, "parked")])
+async def test_a_clock_that_stands_or_is_set_back_makes_the_unclear_no_younger(
+    store: Store, clock: Clock, age_ms: int, state: str
+) -> None:
+    credit = await credited(store)
+    await store.record_delivery(await handed_out(store, credit), Ambiguous("time-out"))
+    clock.uptime_ms += KEPT_KEY_MS - HOUR_MS
+    sent = await handed_out(store, credit)
+    clock.ms -= 100 * HOUR_MS
+    await store.record_delivery(sent, Ambiguous("time-out"))
+    await store.age_keys()
+    clock.ms += HOUR_MS + age_ms
+    clock.uptime_ms += 1
+    await store.next_deliveries(credit.account, 8)
+    assert (await store.credit(credit.id)).state == state
+
+
+@pytest.mark.parametrize(("back_ms", "state"), [(60_000, "undelivered"), (60_001, "parked")])
+async def test_a_clock_set_back_over_a_reboot_parks_the_unclear(
     store: Store, clock: Clock, back_ms: int, state: str
 ) -> None:
     credit = await credited(store)
-    sent = await handed_out(store, credit)
+    await store.record_delivery(await handed_out(store, credit), Ambiguous("time-out"))
     clock.ms -= back_ms
-    await store.record_delivery(sent, Ambiguous("time-out"))
+    clock.boot = "second"
+    await store.interrupt_settlements()
+    clock.ms += back_ms
     await store.next_deliveries(credit.account, 8)
     assert (await store.credit(credit.id)).state == state
 

@@ -84,7 +84,7 @@ class Both:
     """Both stores in one trio run in a thread of its own, called from outside of it."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        self.memory: Store = MemoryStore(now_ms=clock)
+        self.memory: Store = MemoryStore(now_ms=clock, uptime=clock.uptime)
         self._ready = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._live, path, clock))
         self._thread.start()
@@ -93,7 +93,9 @@ class Both:
     async def _live(self, path: Path, clock: Clock) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._end = trio.Event()
-        async with open_sqlite(path, exclusive=True, create=True, now_ms=clock) as sqlite:
+        async with open_sqlite(
+            path, exclusive=True, create=True, now_ms=clock, uptime=clock.uptime
+        ) as sqlite:
             self.sqlite: Store = sqlite
             self._ready.set()
             await self._end.wait()
@@ -268,6 +270,14 @@ class EveryStoreDoesTheSame(RuleBasedStateMachine):
             self.both.call(lambda store: store.retry_credit(credit_id))
         else:
             self.both.call(lambda store: store.resolve_credit(credit_id, note))
+
+    @rule(uptime_ms=st.integers(0, 30 * HOUR_MS), reboot=st.booleans(), jump_ms=JUMPS_MS)
+    def let_the_clocks_disagree(self, uptime_ms: int, reboot: bool, jump_ms: int) -> None:
+        self.clock.uptime_ms += uptime_ms
+        self.clock.ms -= jump_ms
+        if reboot:
+            self.clock.uptime_ms = 0
+            self.clock.boot += "+"
 
     @rule(what=st.sampled_from(["retry", "interrupt", "age", "purge"]), account_id=ACCOUNT_IDS)
     def keep_it_going(self, what: str, account_id: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database, Migrations
 
+from settled import limits
 from settled.amounts import Quantity
 from settled.errors import ConfigError, StoreHeld
 from settled.store import file, lock
@@ -98,6 +99,30 @@ async def test_an_older_schema_is_brought_up_to_date_after_a_backup(
     async with open_sqlite(path, exclusive=exclusive):
         pass
     assert len(list(path.parent.glob("*.backup"))) == 1, "nothing to do, no backup"
+
+
+async def test_a_file_of_the_first_schema_is_taken_up_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        schema.MIGRATIONS.apply(Database(conn), stop_before="0002_steady_clock")
+        conn.execute(
+            "INSERT INTO accounts (id, received, undelivered, opened_ms) "
+            "VALUES ('alice', '5', '5', 1)"
+        )
+        conn.execute(
+            "INSERT INTO journal (at_ms, account, source, target, amount, ref) "
+            "VALUES (1, 1, 'received', 'undelivered', '5', 'c')"
+        )
+        conn.execute(
+            "INSERT INTO credits (id, account, account_id, settlement_id, amount, state, "
+            "ambiguous_ms, created_ms, updated_ms) "
+            "VALUES ('c', 1, 'alice', 'tx1', '5', 'undelivered', 1000, 1, 1)"
+        )
+    now_ms = 1000 + limits.AMBIGUOUS_AGE_MAX_MS
+    async with open_sqlite(path, exclusive=True, now_ms=lambda: now_ms) as store:
+        (parked,) = (await store.next_deliveries(1, 8)).parked
+        assert (parked.id, parked.state) == ("c", "parked")
+        assert await store.audit() == []
 
 
 async def test_a_migration_that_fails_leaves_the_file_as_it_was(

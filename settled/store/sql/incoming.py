@@ -18,7 +18,6 @@ from settled.errors import (
 from settled.ids import check_settlement_id, credit_key
 from settled.store.records import (
     AddCredit,
-    Ambiguous,
     Bucket,
     Credit,
     Delivered,
@@ -35,14 +34,13 @@ from settled.store.sql.ledger import (
     shortened,
     wait_ms,
 )
+from settled.store.sql.steady import steady_ms
 
 CREDITS: Final = """
     SELECT c.number, c.id, c.account, c.account_id, c.settlement_id, c.amount, c.state, c.reason,
-        c.attempts, c.ambiguous_ms, c.retry_ms, c.created_ms, c.updated_ms
+        c.attempts, c.ambiguous_ms, c.ambiguous_steady_ms, c.retry_ms, c.created_ms, c.updated_ms
     FROM credits AS c
 """
-# A clock this far behind the first ambiguous attempt was set back: the age cannot be told.
-_CLOCK_BACK_MS: Final = 3_600_000
 _NO_ANSWER: Final = (
     "no clear answer for 23 h: find out whether the connector credited it, then "
     "`settled credits resolve` or `settled credits retry`"
@@ -62,9 +60,10 @@ def credit_record(row: tuple[Any, ...]) -> Credit:
         reason=row[7],
         attempts=row[8],
         ambiguous_ms=row[9],
-        retry_ms=row[10],
-        created_ms=row[11],
-        updated_ms=row[12],
+        ambiguous_steady_ms=row[10],
+        retry_ms=row[11],
+        created_ms=row[12],
+        updated_ms=row[13],
     )
 
 
@@ -125,6 +124,7 @@ def next_deliveries(tx: Tx, number: int, limit: int, sending: Collection[int]) -
         "WHERE account = ? AND state = 'undelivered' AND retry_ms > ?",
         (farthest_ms, number, farthest_ms),
     )
+    steady = steady_ms(tx)
     due: list[Credit] = []
     too_old: list[Credit] = []
     delay_ms = None
@@ -138,30 +138,28 @@ def next_deliveries(tx: Tx, number: int, limit: int, sending: Collection[int]) -
         delay_ms = wait_ms(credit.retry_ms, tx.now_ms)
         if delay_ms > 0 or len(due) == limit:
             break
-        (due if _age_is_told(credit, tx.now_ms) else too_old).append(credit)
+        (too_old if _is_too_old(credit, steady) else due).append(credit)
         delay_ms = None
     rows.close()
     return NextDeliveries(
-        tuple(_hand_out(tx, credit) for credit in due),
+        tuple(_hand_out(tx, credit, steady) for credit in due),
         delay_ms,
         tuple(_park(tx, credit) for credit in too_old),
     )
 
 
-def _age_is_told(credit: Credit, now_ms: int) -> bool:
-    """Return whether the connector surely still knows the credit's key, if it ever saw it."""
-    if credit.ambiguous_ms is None:
-        return True
-    age_ms = now_ms - credit.ambiguous_ms
-    return -_CLOCK_BACK_MS <= age_ms < limits.AMBIGUOUS_AGE_MAX_MS
+def _is_too_old(credit: Credit, steady: int) -> bool:
+    """Return whether the connector may have seen the credit's key and forgotten it."""
+    since = credit.ambiguous_steady_ms
+    return since is not None and steady - since >= limits.AMBIGUOUS_AGE_MAX_MS
 
 
-def _hand_out(tx: Tx, credit: Credit) -> Credit:
-    since_ms = tx.now_ms if credit.ambiguous_ms is None else credit.ambiguous_ms
+def _hand_out(tx: Tx, credit: Credit, steady: int) -> Credit:
     tx.conn.execute(
-        "UPDATE credits SET attempts = attempts + 1, ambiguous_ms = ?, updated_ms = ? "
-        "WHERE number = ?",
-        (since_ms, tx.now_ms, credit.number),
+        "UPDATE credits SET attempts = attempts + 1, updated_ms = ?, "
+        "ambiguous_ms = ifnull(ambiguous_ms, ?), "
+        "ambiguous_steady_ms = ifnull(ambiguous_steady_ms, ?) WHERE number = ?",
+        (tx.now_ms, tx.now_ms, steady, credit.number),
     )
     return replace(credit, attempts=credit.attempts + 1, updated_ms=tx.now_ms)
 
@@ -191,19 +189,19 @@ def record_delivery(tx: Tx, credit: Credit, outcome: DeliveryOutcome) -> None:
         return
     if stored.state != "undelivered":
         return  # the operator was faster
-    since_ms = stored.ambiguous_ms
-    match outcome:
-        case NotDelivered(reason, retry_delay_ms):
-            since_ms = credit.ambiguous_ms
-        case Ambiguous(reason, retry_delay_ms):
-            since_ms = tx.now_ms if since_ms is None else since_ms
+    since = stored
+    if isinstance(outcome, NotDelivered):
+        since = credit  # this attempt made it no less clear than it was
+    elif stored.ambiguous_ms is None:  # the operator had it sent anew meanwhile
+        since = replace(stored, ambiguous_ms=tx.now_ms, ambiguous_steady_ms=steady_ms(tx))
     tx.conn.execute(
-        "UPDATE credits SET reason = ?, retry_ms = ?, ambiguous_ms = ?, updated_ms = ? "
-        "WHERE number = ?",
+        "UPDATE credits SET reason = ?, retry_ms = ?, ambiguous_ms = ?, ambiguous_steady_ms = ?, "
+        "updated_ms = ? WHERE number = ?",
         (
-            shortened(reason),
-            tx.now_ms + retry_delay_ms,
-            since_ms,
+            shortened(outcome.reason),
+            tx.now_ms + outcome.retry_delay_ms,
+            since.ambiguous_ms,
+            since.ambiguous_steady_ms,
             tx.now_ms,
             credit.number,
         ),
@@ -224,16 +222,17 @@ def _credited(tx: Tx, credit: Credit, reason: str | None) -> None:
 def retry_credit(tx: Tx, credit_id: str) -> Credit:
     """See ``IncomingStore.retry_credit``."""
     credit = _not_yet_credited(tx, credit_id)
-    since_ms = credit.ambiguous_ms
+    since = credit
     if credit.state == "parked":
-        since_ms = None  # the operator's word: the connector has not taken it
+        # The operator's word: the connector has not taken it.
+        since = replace(credit, ambiguous_ms=None, ambiguous_steady_ms=None)
         account = load(tx.conn, credit.account)
         account.move(tx, "parked", "undelivered", credit.amount, credit.id)
         account.save(tx)
     tx.conn.execute(
         "UPDATE credits SET state = 'undelivered', reason = NULL, ambiguous_ms = ?, "
-        "retry_ms = 0, updated_ms = ? WHERE number = ?",
-        (since_ms, tx.now_ms, credit.number),
+        "ambiguous_steady_ms = ?, retry_ms = 0, updated_ms = ? WHERE number = ?",
+        (since.ambiguous_ms, since.ambiguous_steady_ms, tx.now_ms, credit.number),
     )
     tx.touch(credit.account)
     return find_credit(tx.conn, credit_id)

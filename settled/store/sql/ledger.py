@@ -8,6 +8,7 @@ from typing import Any, Final, get_args
 from settled import limits
 from settled.amounts import EXACT, to_text
 from settled.errors import NotFound, SettledError
+from settled.store.clock import Uptime
 from settled.store.records import Account, AccountState, Bucket, Hook
 
 ORIGINS: Final[frozenset[Bucket]] = frozenset({"requested", "received"})
@@ -33,6 +34,7 @@ class Tx:
 
     conn: Connection
     now_ms: int
+    uptime: Uptime
     nudge: bool = False
 
     def touch(self, account: int) -> None:

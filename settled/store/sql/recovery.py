@@ -4,6 +4,7 @@ from settled.errors import AccountNotFound, SettledError
 from settled.store.records import Account
 from settled.store.sql.ledger import Tx, find_open, load
 from settled.store.sql.outgoing import OPEN, SETTLEMENTS, into_doubt, settlement_record
+from settled.store.sql.steady import steady_ms
 
 
 def retry_settlement(tx: Tx, account_id: str) -> Account:
@@ -29,6 +30,7 @@ def retry_settlement(tx: Tx, account_id: str) -> Account:
 
 def interrupt_settlements(tx: Tx) -> int:
     """See ``OutgoingStore.interrupt_settlements``."""
+    steady_ms(tx)  # a clock that was set back over a reboot shows now, or never
     interrupted = tx.conn.execute(
         f"{SETTLEMENTS} WHERE s.state = 'in_flight' ORDER BY s.number"
     ).fetchall()

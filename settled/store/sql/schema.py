@@ -141,7 +141,30 @@ _FIRST: Final = (
 )
 
 
+# See ``settled.store.clock``. Its first reading is what the wall clock says then.
+_STEADY_CLOCK: Final = (
+    """
+    CREATE TABLE clock (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        steady_ms INTEGER NOT NULL,
+        wall_ms INTEGER NOT NULL,
+        boot TEXT NOT NULL,
+        uptime_ms INTEGER NOT NULL
+    ) STRICT
+    """,
+    # When a delivery was first unclear, by the steady clock; ``ambiguous_ms`` says it for people.
+    "ALTER TABLE credits ADD COLUMN ambiguous_steady_ms INTEGER",
+    "UPDATE credits SET ambiguous_steady_ms = ambiguous_ms",
+)
+
+
 @MIGRATIONS(name="0001_first")
 def _first(db: Database) -> None:
     for statement in _FIRST:
+        db.execute(statement)
+
+
+@MIGRATIONS(name="0002_steady_clock")
+def _steady_clock(db: Database) -> None:
+    for statement in _STEADY_CLOCK:
         db.execute(statement)

@@ -4,11 +4,13 @@ from sqlite3 import Connection
 
 from settled import limits
 from settled.store.sql.ledger import Tx
+from settled.store.sql.steady import steady_ms
 
 
 def age_keys(tx: Tx) -> None:
     """See ``Store.age_keys``."""
     tx.conn.execute("UPDATE counters SET value = value + 1 WHERE name = 'key_tick'")
+    steady_ms(tx)  # marked often: what a reboot may hide of a clock set back is never much
 
 
 def purge_keys(tx: Tx) -> int:
