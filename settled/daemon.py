@@ -14,6 +14,7 @@ from settled.connector import open_connector
 from settled.core.core import Core
 from settled.core.operations import Operations
 from settled.core.outgoing import describe
+from settled.core.patience import patiently
 from settled.engine.protocol import Connect, connected
 from settled.engine.services import Services
 from settled.errors import SettledError
@@ -81,7 +82,9 @@ async def serve(
             print(daemon.url)
             await trio.sleep_forever()
     """
-    log.info("starting", interrupted_settlements=await store.interrupt_settlements())
+    # A command that holds the database just now is no reason not to start.
+    interrupted = await patiently(store.interrupt_settlements)
+    log.info("starting", interrupted_settlements=interrupted)
     async with open_connector(connector_url) as connector, trio.open_nursery() as nursery:
         engine_tasks = _EngineTasks()
         services = Services(store, connector, await nursery.start(engine_tasks.run))
