@@ -72,7 +72,8 @@ class Connector:
     async def close_account(self, account_id: str) -> None:
         """Have the engine close the account, however often that takes."""
         await self._until_clear(
-            lambda: self.daemon(lambda operations: handlers.delete_account(operations, account_id))
+            lambda: self.daemon(lambda operations: handlers.delete_account(operations, account_id)),
+            repeats=False,  # a late one would close the account that was opened since
         )
 
     async def ask(self, request: Request) -> None:
@@ -98,12 +99,15 @@ class Connector:
         request.refused = status == 404
         self.world.note("answered", key=request.key, status=status)
 
-    async def _until_clear(self, serve: Callable[[], Awaitable[Answer | None]]) -> int:
+    async def _until_clear(
+        self, serve: Callable[[], Awaitable[Answer | None]], *, repeats: bool = True
+    ) -> int:
         """Return the status of the first answer that is neither lost nor a passing fault."""
         while True:
             with trio.move_on_after(_TIMEOUT_S):
                 try:
-                    answer = await self.network.call(f"{self.name} connector-engine", serve)
+                    link = f"{self.name} connector-engine"
+                    answer = await self.network.call(link, serve, repeats=repeats)
                 except (NotReached, NoAnswer):
                     pass
                 else:

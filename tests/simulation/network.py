@@ -42,13 +42,14 @@ class Network:
         self._nursery = nursery
         self._cut_until_s: dict[str, float] = {}
 
-    async def call(self, link: str, serve: Serve) -> Answer:
+    async def call(self, link: str, serve: Serve, *, repeats: bool = True) -> Answer:
         """Have ``serve`` answer a request, if the network lets it, and return its answer.
 
         Args:
             link: the name of the way from the client to the server.
             serve: what the server does; it returns ``None`` when it died or gives no answer. It may
                 be called several times, and go on after the client has gone.
+            repeats: whether copies may arrive, and late ones.
 
         Raises:
             NotReached: the server has not seen it, and will not.
@@ -62,9 +63,9 @@ class Network:
             if world.chance(0.5):
                 await trio.sleep_forever()
             raise NoAnswer("connection reset")
-        if world.fault("request repeated", rates.replay / 5, link=link):
+        if repeats and world.fault("request repeated", rates.replay / 5, link=link):
             self._nursery.start_soon(self._late, serve)
-        if world.fault("request late", rates.loss / 10, link=link):
+        if repeats and world.fault("request late", rates.loss / 10, link=link):
             self._nursery.start_soon(self._late, serve)
             raise NoAnswer("connection reset")
         await self._hop()
