@@ -1,5 +1,6 @@
 """The daemon: store, engine, core and HTTP server put together, and its start and end in order."""
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ import trio
 
 from settled import limits
 from settled.connector import open_connector
+from settled.core.calls import EngineFailed, contain
 from settled.core.core import Core
 from settled.core.operations import Operations
 from settled.core.outgoing import describe
 from settled.core.patience import patiently
-from settled.engine.protocol import Connect, connected
+from settled.engine.life import connected
+from settled.engine.protocol import Connect
 from settled.engine.services import Services
 from settled.errors import SettledError
 from settled.http.listening import bind
@@ -126,10 +129,7 @@ class _EngineTasks:
 
     async def run(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
         try:
-            with self._scope:
-                async with trio.open_nursery() as nursery:
-                    task_status.started(nursery)
-                    await trio.sleep_forever()
+            await contain(self._run_tasks, task_status)
         except Exception as error:
             log.exception("engine_crashed", reason=describe(error))
             raise EngineCrashed(
@@ -138,6 +138,23 @@ class _EngineTasks:
             ) from error
         finally:
             self._stopped.set()
+
+    async def _run_tasks(self, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                task_status.started(nursery)
+                await self._wait_for_the_end()
+        if not self._scope.cancel_called and trio.current_effective_deadline() > -math.inf:
+            # A nursery takes a cancellation that one of its tasks made up for its own.
+            raise EngineFailed("services.nursery was cancelled, from within the engine")
+
+    async def _wait_for_the_end(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            if not self._scope.cancel_called:
+                # Why is known only when all of them have ended, and one may hold that up.
+                log.warning("engine_tasks_ending", advice="the reason follows")
 
     @asynccontextmanager
     async def ending(self) -> AsyncIterator[None]:

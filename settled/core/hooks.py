@@ -8,6 +8,7 @@ import trio
 
 from settled import limits
 from settled.core.backoff import retry_delay_ms
+from settled.core.calls import call_engine
 from settled.core.outgoing import describe
 from settled.core.ports import EnginePort
 from settled.core.scheduler import Scheduler
@@ -75,7 +76,7 @@ class Hooks:
         if call is not None:
             try:
                 with trio.fail_after(limits.HOOK_TIMEOUT_S):
-                    await call(due.account_id)
+                    await call_engine(due.hook, call, due.account_id)
             except Exception as error:
                 delay_ms = retry_delay_ms(due.failures)
                 bound.warning("hook_failed", reason=describe(error), retry_in_ms=delay_ms)

@@ -6,6 +6,7 @@ import trio
 
 from settled import ids, limits
 from settled.amounts import Quantity
+from settled.core.calls import call_engine
 from settled.core.core import Core
 from settled.core.outgoing import describe
 from settled.core.ports import EnginePort
@@ -93,7 +94,7 @@ class Operations:
                 ) from error
         try:
             with trio.fail_after(limits.MESSAGE_HANDLER_TIMEOUT_S):
-                reply = await handle(account_id, message)
+                reply = await call_engine("handle_message", handle, account_id, message)
             encoded = _encode(reply, raw=self._engine.raw_messages)
         except StoreBroken:
             raise  # the daemon is stopping; no answer may be given

@@ -6,6 +6,7 @@ became of it, never to pay again.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Final
 
 import structlog
@@ -14,6 +15,7 @@ import trio
 from settled import ids, limits
 from settled.amounts import checked, to_text
 from settled.core.backoff import retry_delay_ms
+from settled.core.calls import EngineFailed, call_engine
 from settled.core.patience import patiently
 from settled.core.ports import EnginePort
 from settled.core.scheduler import Scheduler
@@ -79,8 +81,12 @@ class Outgoing:
         timeout_s = math.inf if self._settle_timeout_s is None else self._settle_timeout_s
         try:
             with trio.move_on_after(timeout_s) as timeout:
-                result = await self._engine.settle(
-                    settlement.account_id, settlement.amount, settlement.id
+                result = await call_engine(
+                    "settle",
+                    self._engine.settle,
+                    settlement.account_id,
+                    settlement.amount,
+                    settlement.id,
                 )
         except Exception as error:
             if says_not_settled(error):
@@ -91,8 +97,9 @@ class Outgoing:
             return self._unknown(f"settle did not return within {timeout_s:g} s")
         try:
             return Settled(checked(result))
-        except InvalidAmount as error:
-            return self._unknown(f"settle returned {one_line(result, 100)}: {error}")
+        except Exception as error:  # a number of somebody's own making may raise anything
+            why = error if isinstance(error, InvalidAmount) else describe(error)
+            return self._unknown(f"settle returned {one_line(result, 100)}: {why}")
 
     def _unknown(self, reason: str) -> SettlementOutcome:
         if self._engine.find_settlement is not None:
@@ -109,7 +116,12 @@ class Outgoing:
         cause = (settlement.reason or "the outcome is unknown").split(_ASKED)[0][:_CAUSE_CHARS_MAX]
         try:
             with trio.fail_after(limits.FIND_TIMEOUT_S):
-                found = await self._engine.find_settlement(settlement.account_id, settlement.id)
+                found = await call_engine(
+                    "find_settlement",
+                    self._engine.find_settlement,
+                    settlement.account_id,
+                    settlement.id,
+                )
             if found is None:
                 return Unknown(f"{cause}{_ASKED} cannot tell yet: it is asked again", delay_ms)
             amount = checked(found)
@@ -129,15 +141,28 @@ class Outgoing:
 
 def says_not_settled(error: BaseException) -> bool:
     """Return whether ``error`` is ``NotSettled``, or a group of nothing else (from a nursery)."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(says_not_settled(inner) for inner in error.exceptions)
-    return isinstance(error, NotSettled)
+    return all(isinstance(leaf, NotSettled) for leaf in _leaves(error))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    nested = [error]
+    while nested:  # however deep: a group may be deeper than the stack
+        error = nested.pop()
+        if isinstance(error, BaseExceptionGroup):
+            nested += reversed(error.exceptions)
+        else:
+            yield error
 
 
 def describe(error: BaseException) -> str:
-    """Return one line that says what an engine raised; of a group, its first error."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    """Return one line that says what an engine raised.
+
+    Of a group, that is its first error, ``NotSettled`` only if there is no other.
+    """
+    leaves = sorted(_leaves(error), key=lambda leaf: isinstance(leaf, NotSettled))
+    error = leaves[0]
+    if isinstance(error, EngineFailed):
+        return one_line(error)
     if isinstance(error, NotSettled):
         return one_line(error) or "the engine says that nothing was sent"
     return "a time-out" if isinstance(error, trio.TooSlowError) else describe_error(error)

@@ -1,4 +1,4 @@
-"""What an engine is: the protocol, the check of it, and the span of its life.
+"""What an engine is: the protocol, and the check of it.
 
 Example::
 
@@ -11,21 +11,22 @@ Example::
 """
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import trio
+import structlog
 
 from settled import limits
+from settled.engine.misspelling import probably_meant
 from settled.errors import ConfigError
 
 if TYPE_CHECKING:
     from settled.engine.services import Services
 
-DISCONNECT_TIMEOUT_S: Final = 5
+log = structlog.get_logger()
 
 _SETTLE: Final = "async def settle(self, account_id, amount, settlement_id)"
 _OPTIONAL: Final = {
@@ -35,6 +36,7 @@ _OPTIONAL: Final = {
     "find_settlement": ("account_id", "settlement_id"),
     "disconnect": (),
 }
+_ATTRIBUTES: Final = ("asset_scale", "raw_messages")
 
 
 class Engine(Protocol):
@@ -101,9 +103,13 @@ def check_engine(engine: object, *, source: str) -> EngineCalls:
     if engine is None:
         raise ConfigError(f"engine {source}: connect gave nothing; it must return the engine")
     where = f"engine {source}: {type(engine).__name__}"
+    meant = probably_meant(engine, methods=("settle", *_OPTIONAL), attributes=_ATTRIBUTES)
     if getattr(engine, "settle", None) is None:
-        raise ConfigError(f"{where} has no settle; expected `{_SETTLE}`")
+        hint = "".join(f" (is it {written}?)" for written, name in meant if name == "settle")
+        raise ConfigError(f"{where} has no settle{hint}; expected `{_SETTLE}`")
     methods = {name: _optional(engine, name, where) for name in _OPTIONAL}
+    for written, name in meant:
+        log.warning("engine_has_unknown_name", engine=source, name=written, perhaps_meant=name)
     return EngineCalls(
         settle=_settle(engine, where),
         asset_scale=_asset_scale(engine, where),
@@ -208,79 +214,3 @@ def _raw_messages(engine: object, where: str) -> bool:
     if not isinstance(raw, bool):
         raise ConfigError(f"{where}.raw_messages is {raw!r:.50}; expected True or False")
     return raw
-
-
-@asynccontextmanager
-async def connected(connect: Connect, services: "Services") -> AsyncIterator[EngineCalls]:
-    """Connect the engine, and disconnect it at the end.
-
-    An async function is awaited, and the engine's ``disconnect`` is called when the block is left,
-    however it is left; it has 5 s. An async context manager is entered and left instead.
-
-    Raises:
-        ConfigError: when what ``connect`` gives is no engine; whatever ``connect`` raises.
-    """
-    source = _name(connect)
-    returned: object = connect(services)
-    if isinstance(returned, AbstractAsyncContextManager):
-        async with _entered(returned, source) as calls:
-            yield calls
-    elif inspect.isawaitable(returned):
-        calls = check_engine(await returned, source=source)
-        async with _disconnecting(calls, services):
-            yield calls
-    else:
-        hint = ""
-        if callable(returned):
-            hint = "; if it makes one, annotate its parameter with the dataclass of its options"
-        raise ConfigError(
-            f"engine {source} must be an async function or an async context manager, but returned "
-            f"{type(returned).__name__}{hint}"
-        )
-
-
-def _name(connect: object) -> str:
-    while hasattr(connect, "func"):  # a partial
-        connect = connect.func
-    named: Any = connect if hasattr(connect, "__qualname__") else type(connect)
-    return f"{named.__module__}:{named.__qualname__}"
-
-
-@asynccontextmanager
-async def _entered(
-    manager: AbstractAsyncContextManager[object], source: str
-) -> AsyncIterator[EngineCalls]:
-    failure: BaseException | None = None
-    async with manager as engine:
-        calls = check_engine(engine, source=source)
-        try:
-            yield calls
-        except BaseException as error:
-            failure = error
-            raise
-    # Only the engine's own exit could have silenced it, and this was not its to silence.
-    if failure is not None:
-        raise failure
-
-
-@asynccontextmanager
-async def _disconnecting(calls: EngineCalls, services: "Services") -> AsyncIterator[None]:
-    try:
-        yield
-    except BaseException:
-        try:
-            await _disconnect(calls, services)
-        except Exception:
-            # The block's own exception is the one to raise.
-            services.log.exception("disconnect_failed")
-        raise
-    await _disconnect(calls, services)
-
-
-async def _disconnect(calls: EngineCalls, services: "Services") -> None:
-    if calls.disconnect is None:
-        return
-    with trio.move_on_after(DISCONNECT_TIMEOUT_S, shield=True) as scope:
-        await calls.disconnect()
-    if scope.cancelled_caught:
-        services.log.warning("disconnect_timed_out", timeout_s=DISCONNECT_TIMEOUT_S)

@@ -11,7 +11,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from settled.engine.protocol import DISCONNECT_TIMEOUT_S, EngineCalls, check_engine, connected
+from settled.engine.life import DISCONNECT_TIMEOUT_S, connected
+from settled.engine.protocol import EngineCalls, check_engine
 from settled.errors import ConfigError
 
 
