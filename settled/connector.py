@@ -1,7 +1,8 @@
 """The client for the connector, the accounting system that we settle for.
 
 RFC 0038, "Accounting System HTTP API". Redirects and proxies are not followed: money talks only to
-the address that it was given.
+the address that it was given. Each request has a connection of its own: on one that is used again,
+a late second answer to the request before would pass for the answer to this one.
 """
 
 from collections.abc import AsyncIterator
@@ -25,6 +26,9 @@ _NOT_REACHED: Final = (
     httpx2.InvalidURL,
 )
 
+# RFC 9110, 15.4: after 302 and 303 a client may ask for the result of what it has sent.
+_ELSEWHERE: Final = frozenset({301, 307, 308})
+
 
 class Connector:
     """The connector at one URL; made by ``open_connector``."""
@@ -40,9 +44,10 @@ class Connector:
     async def deliver(self, credit: Credit) -> DeliveryOutcome:
         """Tell the connector of an incoming settlement, once, and say how that went.
 
-        Any 2xx is an acknowledgement. A redirect or a 4xx is a clear refusal, but 409: it may stand
-        for a request that was processed before. Everything else that happens after the request was
-        sent is ambiguous.
+        Any 2xx is an acknowledgement. A 4xx is a clear refusal, but 409: it may stand for a request
+        that was processed before. So is a redirect that says to send the same request elsewhere;
+        the others may follow on a request that was processed. Everything else that happens after
+        the request was sent is ambiguous.
         """
         quantity = Quantity.of(credit.amount)
         try:
@@ -61,7 +66,7 @@ class Connector:
             return Ambiguous(f"the connector gave no clear answer: {_text(error)}")
         if 200 <= status < 300:
             return Delivered()
-        if 300 <= status < 500 and status != 409:
+        if status in _ELSEWHERE or (400 <= status < 500 and status != 409):
             return NotDelivered(f"the connector refused it with status {status}: see its log")
         return Ambiguous(f"the connector answered with status {status}: see its log")
 
@@ -109,7 +114,7 @@ class Connector:
 
         What happens to the body does not change what the status said.
         """
-        headers = {**headers, "Accept-Encoding": "identity"}
+        headers = {**headers, "Accept-Encoding": "identity", "Connection": "close"}
         request = self._client.build_request(
             "POST", self._url + path, json=json, content=content, headers=headers
         )
@@ -139,7 +144,7 @@ async def open_connector(url: str) -> AsyncIterator[Connector]:
         limits.MESSAGE_TIMEOUT_S, connect=limits.CONNECTOR_CONNECT_TIMEOUT_S, pool=None
     )
     connections = limits.DELIVERIES_MAX + limits.MESSAGES_MAX
-    pool = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
+    pool = httpx2.Limits(max_connections=connections, max_keepalive_connections=0)
     async with httpx2.AsyncClient(
         timeout=timeout, limits=pool, trust_env=False, follow_redirects=False
     ) as client:

@@ -26,6 +26,8 @@ LINGER_BYTES_MAX: Final = 1024 * 1024
 HOOK_TIMEOUT_S: Final = 60
 FIND_TIMEOUT_S: Final = 60
 SHUTDOWN_GRACE_S: Final = 10
+SHUTDOWN_REST_S: Final = 0.8  # after the grace, for all to close; then the process ends hard
+LOOP_BLOCKED_S: Final = 1.0  # an engine that keeps the event loop for longer is told of
 RETRY_AFTER_S: Final = 1
 
 # What we allow the connector.

@@ -1,24 +1,18 @@
 """``settled run``: the daemon, from its settings to its end."""
 
-import os
-import signal
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final
+import contextlib
+from typing import TYPE_CHECKING
 
 import click
 
+from settled import limits
 from settled.cli.common import debug_option, settings_options
 from settled.config import Config, Settings
 from settled.engine.loading import load
 from settled.errors import ConfigError
 
 if TYPE_CHECKING:
-    import trio
-
     from settled.engine.protocol import Connect
-
-
-_SAME_SIGNAL_S: Final = 0.5
 
 
 @click.command()
@@ -27,8 +21,9 @@ _SAME_SIGNAL_S: Final = 0.5
 def run(config: Config) -> None:
     """Run a settlement engine until SIGTERM or SIGINT.
 
-    What is under way then has --grace seconds to end; a second signal ends it at once. Either way
-    nothing is lost: what is unfinished goes on at the next start.
+    What is under way then has --grace seconds to end; a second later the process is gone, whatever
+    the engine does. A second signal ends it at once. Either way nothing is lost: what is unfinished
+    goes on at the next start.
 
     Secret options are never given with -o: use -o NAME_file=PATH, or SETTLED_OPTION_NAME.
 
@@ -56,55 +51,45 @@ def run(config: Config) -> None:
 async def _run(settings: Settings, connect: "Connect") -> None:
     import trio
 
+    from settled.cli.ending import Ending
+    from settled.cli.overstaying import Overstaying
     from settled.daemon import serve
     from settled.store.sqlite import open_sqlite
 
-    serving, stop = trio.Event(), trio.Event()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            scope = trio.CancelScope()
-            nursery.start_soon(_watch, signals, serving, stop, scope)
-            with scope:
-                async with (
-                    open_sqlite(settings.db, exclusive=True, create=True) as store,
-                    serve(
-                        connect,
-                        store,
-                        listen=settings.listen,
-                        connector_url=settings.connector_url,
-                        grace_s=settings.grace,
-                        settle_timeout_s=settings.settle_timeout,
-                        certfile=settings.certfile,
-                        keyfile=settings.keyfile,
-                    ) as daemon,
-                ):
-                    click.echo(
-                        f"settled: {settings.engine} listens on {daemon.url}, "
-                        f"database {settings.db}"
-                    )
-                    serving.set()
-                    await stop.wait()
-            nursery.cancel_scope.cancel()
+    serving, stop, scope = trio.Event(), trio.Event(), trio.CancelScope()
+    token = trio.lowlevel.current_trio_token()
 
+    def end() -> None:
+        """End by a drain if there is something to drain."""
+        if serving.is_set():
+            stop.set()
+        else:
+            scope.cancel()
 
-async def _watch(
-    signals: AsyncIterator[int],
-    serving: "trio.Event",
-    stop: "trio.Event",
-    scope: "trio.CancelScope",
-) -> None:
-    """Stop at the first signal, by a drain if there is something to drain; end at the second."""
-    import trio
+    def ask_to_end() -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            token.run_sync_soon(end)
 
-    await anext(signals)
-    if serving.is_set():
-        stop.set()
-    else:
-        scope.cancel()
-    # One wish may come twice, to the process and to its group: that is not a second one.
-    first_s = trio.current_time()
-    number = await anext(signals)
-    while trio.current_time() < first_s + _SAME_SIGNAL_S:
-        number = await anext(signals)
-    # Nothing that hangs, not even a thread, may hold this up; what is durable needs no farewell.
-    os._exit(128 + number)
+    allowed_s = settings.grace + limits.SHUTDOWN_REST_S
+    with Ending(ask_to_end, allowed_s=allowed_s) as ending, Overstaying(token), scope:
+        async with (
+            open_sqlite(settings.db, exclusive=True, create=True) as store,
+            serve(
+                connect,
+                store,
+                listen=settings.listen,
+                connector_url=settings.connector_url,
+                grace_s=settings.grace,
+                settle_timeout_s=settings.settle_timeout,
+                certfile=settings.certfile,
+                keyfile=settings.keyfile,
+            ) as daemon,
+        ):
+            click.echo(
+                f"settled: {settings.engine} listens on {daemon.url}, database {settings.db}"
+            )
+            serving.set()
+            try:
+                await stop.wait()
+            finally:
+                ending.begin()  # a crash is an end as well
