@@ -12,10 +12,9 @@ import trio
 
 from settled import limits
 from settled.connector import open_connector
-from settled.core.calls import EngineFailed, contain
+from settled.core.calls import EngineFailed, contain, describe
 from settled.core.core import Core
 from settled.core.operations import Operations
-from settled.core.outgoing import describe
 from settled.core.patience import patiently
 from settled.engine.life import connected
 from settled.engine.protocol import Connect

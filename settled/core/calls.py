@@ -6,14 +6,15 @@ compiled code, a cancellation that belongs to nobody. None of that may end the d
 
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import structlog
 import trio
 
-from settled.text import describe_error
+from settled.errors import NotSettled
+from settled.text import describe_error, one_line
 
 log = structlog.get_logger()
 
@@ -21,7 +22,7 @@ _T = TypeVar("_T")
 
 
 class EngineFailed(Exception):
-    """What the engine raised was no ``Exception``; it is the ``__cause__``."""
+    """What the engine raised was no ``Exception``; it is the ``__cause__``, if there is one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +91,7 @@ def contained(error: BaseException) -> BaseException:
             if not _is_all(error, trio.Cancelled):
                 log.warning("engine_failed_when_cancelled", exc_info=error)
             return cancelled
-    return EngineFailed(describe_error(error))
+    return EngineFailed()
 
 
 def _part(error: BaseException, kind: type[BaseException]) -> BaseException | None:
@@ -104,3 +105,32 @@ def _is_all(error: BaseException, kind: type[BaseException]) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return error.split(kind)[1] is None
     return isinstance(error, kind)
+
+
+def says_not_settled(error: BaseException) -> bool:
+    """Return whether ``error`` is ``NotSettled``, or a group of nothing else (from a nursery)."""
+    return all(isinstance(leaf, NotSettled) for leaf in _leaves(error))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    nested = [error]
+    while nested:  # a group may be deeper than the stack
+        error = nested.pop()
+        if isinstance(error, BaseExceptionGroup):
+            nested += reversed(error.exceptions)
+        elif isinstance(error, EngineFailed) and error.__cause__ is not None:
+            nested.append(error.__cause__)
+        else:
+            yield error
+
+
+def describe(error: BaseException) -> str:
+    """Return one line that says what an engine raised.
+
+    Of a group, that is its first error, ``NotSettled`` only if there is no other.
+    """
+    leaves = sorted(_leaves(error), key=lambda leaf: isinstance(leaf, NotSettled))
+    error = leaves[0]
+    if isinstance(error, NotSettled):
+        return one_line(error) or "the engine says that nothing was sent"
+    return "a time-out" if isinstance(error, trio.TooSlowError) else describe_error(error)

@@ -8,8 +8,7 @@ import trio
 
 from settled import limits
 from settled.core.backoff import retry_delay_ms
-from settled.core.calls import call_engine
-from settled.core.outgoing import describe
+from settled.core.calls import call_engine, describe
 from settled.core.ports import EnginePort
 from settled.core.scheduler import Scheduler
 from settled.store.protocol import Store

@@ -6,9 +6,8 @@ import trio
 
 from settled import ids, limits
 from settled.amounts import Quantity
-from settled.core.calls import call_engine
+from settled.core.calls import call_engine, describe
 from settled.core.core import Core
-from settled.core.outgoing import describe
 from settled.core.ports import EnginePort
 from settled.errors import (
     AccountNotFound,

@@ -6,7 +6,6 @@ became of it, never to pay again.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Final
 
 import structlog
@@ -15,11 +14,11 @@ import trio
 from settled import ids, limits
 from settled.amounts import checked, to_text
 from settled.core.backoff import retry_delay_ms
-from settled.core.calls import EngineFailed, call_engine
+from settled.core.calls import call_engine, describe, says_not_settled
 from settled.core.patience import patiently
 from settled.core.ports import EnginePort
 from settled.core.scheduler import Scheduler
-from settled.errors import InvalidAmount, NotResolvable, NotSettled
+from settled.errors import InvalidAmount, NotResolvable
 from settled.store.protocol import Store
 from settled.store.records import (
     NotSent,
@@ -29,7 +28,7 @@ from settled.store.records import (
     SettlementOutcome,
     Unknown,
 )
-from settled.text import describe_error, one_line
+from settled.text import one_line
 
 log = structlog.get_logger()
 
@@ -137,35 +136,6 @@ class Outgoing:
         """Return how often in a row the settlement's account could not be paid."""
         lives = await self._store.accounts(account_id=settlement.account_id)
         return next((life.failures for life in lives if life.number == settlement.account), 0)
-
-
-def says_not_settled(error: BaseException) -> bool:
-    """Return whether ``error`` is ``NotSettled``, or a group of nothing else (from a nursery)."""
-    return all(isinstance(leaf, NotSettled) for leaf in _leaves(error))
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    nested = [error]
-    while nested:  # however deep: a group may be deeper than the stack
-        error = nested.pop()
-        if isinstance(error, BaseExceptionGroup):
-            nested += reversed(error.exceptions)
-        else:
-            yield error
-
-
-def describe(error: BaseException) -> str:
-    """Return one line that says what an engine raised.
-
-    Of a group, that is its first error, ``NotSettled`` only if there is no other.
-    """
-    leaves = sorted(_leaves(error), key=lambda leaf: isinstance(leaf, NotSettled))
-    error = leaves[0]
-    if isinstance(error, EngineFailed):
-        return one_line(error)
-    if isinstance(error, NotSettled):
-        return one_line(error) or "the engine says that nothing was sent"
-    return "a time-out" if isinstance(error, trio.TooSlowError) else describe_error(error)
 
 
 def _report(settlement: Settlement, outcome: SettlementOutcome) -> None:
