@@ -88,8 +88,9 @@ async def serve(
     interrupted = await patiently(store.interrupt_settlements)
     log.info("starting", interrupted_settlements=interrupted)
     async with open_connector(connector_url) as connector, trio.open_nursery() as nursery:
-        engine_tasks = _EngineTasks()
+        engine_tasks = _EngineTasks(nursery.cancel_scope)
         services = Services(store, connector, await nursery.start(engine_tasks.run))
+        nursery.start_soon(engine_tasks.heed_crash)
         async with (
             connected(connect, services) as engine,
             engine_tasks.ending(),
@@ -122,9 +123,12 @@ async def _drain(server: "_Server", core: Core, grace_s: float) -> None:
 class _EngineTasks:
     """The nursery of the engine's background tasks, as a thing that is started and stopped."""
 
-    def __init__(self) -> None:
+    def __init__(self, daemon: trio.CancelScope) -> None:
+        self._daemon = daemon
         self._scope = trio.CancelScope()
+        self._ending = trio.Event()
         self._stopped = trio.Event()
+        self._crashed = False
 
     async def run(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
         try:
@@ -142,18 +146,23 @@ class _EngineTasks:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 task_status.started(nursery)
-                await self._wait_for_the_end()
-        if not self._scope.cancel_called and trio.current_effective_deadline() > -math.inf:
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._ending.set()
+        cancelled = self._scope.cancel_called or trio.current_effective_deadline() == -math.inf
+        if self._crashed or not cancelled:
             # A nursery takes a cancellation that one of its tasks made up for its own.
             raise EngineFailed("services.nursery was cancelled, from within the engine")
 
-    async def _wait_for_the_end(self) -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            if not self._scope.cancel_called:
-                # Why is known only when all of them have ended, and one may hold that up.
-                log.warning("engine_tasks_ending", advice="the reason follows")
+    async def heed_crash(self) -> None:
+        """End the daemon as soon as a task crashes, though another one may not end then."""
+        await self._ending.wait()
+        if not self._scope.cancel_called:
+            log.error("engine_crashing", advice="the reason follows when its other tasks ended")
+            self._crashed = True
+            self._scope.shield = True  # so that the reason comes without our cancellation
+            self._daemon.cancel()
 
     @asynccontextmanager
     async def ending(self) -> AsyncIterator[None]:
