@@ -161,7 +161,7 @@ async def _body(response: httpx2.Response) -> bytes | None:
                 if len(body) > limits.CONNECTOR_REPLY_BYTES_MAX:
                     body.clear()
                     too_long.cancel()
-        except httpx2.HTTPError:
+        except Exception:  # whatever it made our client stumble over
             return None
     return None if too_long.cancel_called else bytes(body)
 
