@@ -1,43 +1,36 @@
 """The client for the connector, the accounting system that we settle for.
 
 RFC 0038, "Accounting System HTTP API". Redirects and proxies are not followed: money talks only to
-the address that it was given. Each request has a connection of its own: on one that is used again,
-a late second answer to the request before would pass for the answer to this one.
+the address that it was given.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 
-import httpx2
+import msgspec
 import trio
 
 from settled import limits
 from settled.amounts import Quantity
 from settled.errors import MessageFailed
+from settled.exchange import NotReached, Server
 from settled.store.records import Ambiguous, Credit, Delivered, DeliveryOutcome, NotDelivered
 from settled.text import one_line
-
-# Raised before a single byte of the request was sent.
-_NOT_REACHED: Final = (
-    httpx2.ConnectError,
-    httpx2.ConnectTimeout,
-    httpx2.UnsupportedProtocol,
-    httpx2.InvalidURL,
-)
 
 # RFC 9110, 15.4: after 302 and 303 a client may ask for the result of what it has sent.
 _ELSEWHERE: Final = frozenset({301, 307, 308})
 
 
 class Connector:
-    """The connector at one URL; made by ``open_connector``."""
+    """The connector at one URL, such as ``http://localhost:7771``.
 
-    def __init__(self, client: httpx2.AsyncClient, url: str) -> None:
-        self._client = client
-        self._url = url.rstrip("/")
-        # The pool never makes a request wait, so every time-out is the connector's own, and slow
-        # messages do not hold back credits.
+    Raises:
+        ConfigError: when the URL is none.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._server = Server(url)
+        self.shown_url = self._server.shown_url  # without what may be secret in it
+        # Slow messages do not hold back credits.
         self._deliveries = trio.CapacityLimiter(limits.DELIVERIES_MAX)
         self._messages = trio.CapacityLimiter(limits.MESSAGES_MAX)
 
@@ -54,11 +47,15 @@ class Connector:
             status, _ = await self._post(
                 f"/accounts/{credit.account_id}/settlements",
                 self._deliveries,
-                json={"amount": quantity.amount, "scale": quantity.scale},
-                headers={"Idempotency-Key": credit.id, "Accept": "application/json, */*"},
+                msgspec.json.encode({"amount": quantity.amount, "scale": quantity.scale}),
+                headers={
+                    "Idempotency-Key": credit.id,
+                    "Content-Type": "application/json",
+                    "Accept": "application/json, */*",
+                },
                 timeout_s=limits.CONNECTOR_TIMEOUT_S,
             )
-        except _NOT_REACHED as error:
+        except NotReached as error:
             return NotDelivered(
                 f"the connector at {self.shown_url} was not reached: {_text(error)}"
             )
@@ -80,7 +77,7 @@ class Connector:
             status, reply = await self._post(
                 f"/accounts/{account_id}/messages",
                 self._messages,
-                content=body,
+                body,
                 headers={"Content-Type": "application/octet-stream", "Accept": "*/*"},
                 timeout_s=limits.MESSAGE_TIMEOUT_S,
             )
@@ -103,67 +100,28 @@ class Connector:
     async def _post(
         self,
         path: str,
-        connections: trio.CapacityLimiter,
+        places: trio.CapacityLimiter,
+        body: bytes,
         *,
         headers: dict[str, str],
         timeout_s: float,
-        json: object = None,
-        content: bytes | None = None,
     ) -> tuple[int, bytes | None]:
         """Return the status and the body: ``None`` if it broke off, was slow or is too long.
 
         What happens to the body does not change what the status said.
         """
-        headers = {**headers, "Accept-Encoding": "identity", "Connection": "close"}
-        request = self._client.build_request(
-            "POST", self._url + path, json=json, content=content, headers=headers
-        )
-        async with connections:
+        async with places:
             deadline = trio.current_time() + timeout_s
             with trio.fail_at(deadline):
-                response = await self._client.send(request, stream=True)
+                exchange = await self._server.post(
+                    path, body, headers, body_bytes_max=limits.CONNECTOR_REPLY_BYTES_MAX
+                )
             try:
                 with trio.move_on_at(deadline):
-                    return response.status_code, await _body(response)
-                return response.status_code, None
+                    return exchange.status, await exchange.body()
+                return exchange.status, None
             finally:
-                with trio.CancelScope(shield=True):  # else the pool would keep its slot
-                    await response.aclose()
-
-    @property
-    def shown_url(self) -> str:
-        """The URL without what may be secret in it."""
-        url = httpx2.URL(self._url)
-        return f"{url.scheme}://{url.host}:{url.port or ''}".rstrip(":")
-
-
-@asynccontextmanager
-async def open_connector(url: str) -> AsyncIterator[Connector]:
-    """Open a client for the connector at ``url``, such as ``http://localhost:7771``."""
-    timeout = httpx2.Timeout(
-        limits.MESSAGE_TIMEOUT_S, connect=limits.CONNECTOR_CONNECT_TIMEOUT_S, pool=None
-    )
-    connections = limits.DELIVERIES_MAX + limits.MESSAGES_MAX
-    pool = httpx2.Limits(max_connections=connections, max_keepalive_connections=0)
-    async with httpx2.AsyncClient(
-        timeout=timeout, limits=pool, trust_env=False, follow_redirects=False
-    ) as client:
-        yield Connector(client, url)
-
-
-async def _body(response: httpx2.Response) -> bytes | None:
-    body = bytearray()
-    # Leaving the loop early would leave the client's generators open; cancelled, they all end.
-    with trio.CancelScope() as too_long:
-        try:
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > limits.CONNECTOR_REPLY_BYTES_MAX:
-                    body.clear()
-                    too_long.cancel()
-        except Exception:  # whatever it made our client stumble over
-            return None
-    return None if too_long.cancel_called else bytes(body)
+                await exchange.aclose()
 
 
 def _text(error: Exception) -> str:

@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from settled import limits
-from settled.connector import open_connector
+from settled.connector import Connector
 from settled.core.calls import EngineFailed, contain, describe
 from settled.core.core import Core
 from settled.core.operations import Operations
@@ -87,10 +87,10 @@ async def serve(
     # A command that holds the database just now is no reason not to start.
     interrupted = await patiently(store.interrupt_settlements)
     log.info("starting", interrupted_settlements=interrupted)
-    async with open_connector(connector_url) as connector, trio.open_nursery() as nursery:
-        engine_tasks = _EngineTasks(nursery.cancel_scope)
-        services = Services(store, connector, await nursery.start(engine_tasks.run))
-        nursery.start_soon(engine_tasks.heed_crash)
+    connector = Connector(connector_url)
+    async with trio.open_nursery() as nursery:
+        engine_tasks = _EngineTasks()
+        services = Services(store, connector, await engine_tasks.start(nursery))
         async with (
             connected(connect, services) as engine,
             engine_tasks.ending(),
@@ -123,14 +123,19 @@ async def _drain(server: "_Server", core: Core, grace_s: float) -> None:
 class _EngineTasks:
     """The nursery of the engine's background tasks, as a thing that is started and stopped."""
 
-    def __init__(self, daemon: trio.CancelScope) -> None:
-        self._daemon = daemon
+    def __init__(self) -> None:
         self._scope = trio.CancelScope()
         self._ending = trio.Event()
         self._stopped = trio.Event()
         self._crashed = False
 
-    async def run(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    async def start(self, daemon: trio.Nursery) -> trio.Nursery:
+        """Open the nursery, in that of the daemon."""
+        daemon.start_soon(self._heed_crash, daemon.cancel_scope)
+        tasks: trio.Nursery = await daemon.start(self._run)
+        return tasks
+
+    async def _run(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
         try:
             await contain(self._run_tasks, task_status)
         except Exception as error:
@@ -155,14 +160,14 @@ class _EngineTasks:
             # A nursery takes a cancellation that one of its tasks made up for its own.
             raise EngineFailed("services.nursery was cancelled, from within the engine")
 
-    async def heed_crash(self) -> None:
+    async def _heed_crash(self, daemon: trio.CancelScope) -> None:
         """End the daemon as soon as a task crashes, though another one may not end then."""
         await self._ending.wait()
         if not self._scope.cancel_called:
             log.error("engine_crashing", advice="the reason follows when its other tasks ended")
             self._crashed = True
             self._scope.shield = True  # so that the reason comes without our cancellation
-            self._daemon.cancel()
+            daemon.cancel()
 
     @asynccontextmanager
     async def ending(self) -> AsyncIterator[None]:

@@ -18,7 +18,7 @@ FLOORS = (
     ("version", "limits", "errors", "text", "ids", "amounts"),
     ("store",),
     ("core",),
-    ("connector",),
+    ("connector", "exchange"),
     ("engine",),
     ("http",),
     ("daemon",),

@@ -1,20 +1,23 @@
 """Connections to the connector that cannot be made, break, hang, or are somebody else's."""
 
 import errno
+import gc
+import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import trio
 import trustme
 
 from settled import limits
-from settled.connector import Connector, open_connector
+from settled.connector import Connector
 from settled.errors import MessageFailed
 from settled.store.records import Ambiguous, Delivered, NotDelivered
 from tests.neighbours.faults import FAULTS, reset
@@ -25,10 +28,40 @@ OK = b"HTTP/1.1 201 Created\r\nContent-Length: 8\r\n\r\nRECEIVED"
 
 
 def nothing_left(connector: Connector) -> None:
-    """No slot of the pool, no place of ours, no socket is still taken."""
-    assert connector._client._transport._pool.connections == []  # type: ignore[attr-defined]
+    """No place of ours is still taken; whether a socket is, ``no_socket_is_left`` looks."""
     assert connector._deliveries.borrowed_tokens == 0
     assert connector._messages.borrowed_tokens == 0
+
+
+@contextmanager
+def connecting(url: str) -> Iterator[Connector]:
+    connector = Connector(url)
+    yield connector
+    nothing_left(connector)
+
+
+def open_descriptors() -> set[str]:
+    links = {_link(fd) for fd in Path("/proc/self/fd").iterdir()}
+    return {link for link in links if link.startswith("socket")}
+
+
+def _link(fd: Path) -> str:
+    try:
+        return os.readlink(fd)
+    except FileNotFoundError:  # the one that lists them
+        return ""
+
+
+@pytest.fixture(autouse=True)
+async def no_socket_is_left() -> AsyncIterator[None]:
+    """Every socket is closed by us, not by the garbage collector."""
+    gc.disable()
+    before = open_descriptors()
+    try:
+        yield
+        assert open_descriptors() <= before
+    finally:
+        gc.enable()
 
 
 async def answer(stream: Any) -> None:
@@ -51,7 +84,7 @@ async def answer(stream: Any) -> None:
     ],
 )
 async def test_a_connector_that_cannot_be_reached_has_certainly_not_taken_it(url: str) -> None:
-    async with open_connector(url) as connector:
+    with connecting(url) as connector:
         with trio.fail_after(10):
             outcome = await connector.deliver(CREDIT)
             assert isinstance(outcome, NotDelivered)
@@ -69,7 +102,7 @@ async def test_a_name_that_cannot_be_looked_up_for_long_is_given_up(
 
     monkeypatch.setattr(limits, "CONNECTOR_CONNECT_TIMEOUT_S", 0.3)
     monkeypatch.setattr(trio.socket, "getaddrinfo", hang)
-    async with open_connector("http://slow.invalid") as connector:
+    with connecting("http://slow.invalid") as connector:
         with trio.fail_after(5):
             assert isinstance(await connector.deliver(CREDIT), NotDelivered)
         nothing_left(connector)
@@ -85,7 +118,7 @@ async def test_a_backlog_that_is_full_is_given_up(monkeypatch: pytest.MonkeyPatc
         for sock in waiting:
             sock.setblocking(False)
             sock.connect_ex(address)
-        async with open_connector(f"http://127.0.0.1:{address[1]}") as connector:
+        with connecting(f"http://127.0.0.1:{address[1]}") as connector:
             with trio.fail_after(5):
                 assert isinstance(await connector.deliver(CREDIT), NotDelivered)
             nothing_left(connector)
@@ -99,9 +132,10 @@ async def test_no_free_descriptor_is_a_connector_not_reached(
     def refuse(*_arguments: object, **_named: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    async with serving(answer) as url, open_connector(url) as connector:
+    async with serving(answer) as url:
+        connector = Connector(url)
         with monkeypatch.context() as patch:
-            patch.setattr(trio.socket, "socket", refuse)
+            patch.setattr("trio._highlevel_open_tcp_stream.socket", refuse)
             assert isinstance(await connector.deliver(CREDIT), NotDelivered)
         assert isinstance(await connector.deliver(CREDIT), Delivered)
         nothing_left(connector)
@@ -119,15 +153,10 @@ def tls_of(certificate: trustme.LeafCert) -> ssl.SSLContext:
 
 
 def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the connector's client trust our authority, as a machine does the public ones."""
-    make_client = httpx2.AsyncClient
-
-    def client(**settings: Any) -> httpx2.AsyncClient:
-        context = ssl.create_default_context()
-        CA.configure_trust(context)
-        return make_client(verify=context, **settings)
-
-    monkeypatch.setattr(httpx2, "AsyncClient", client)
+    """Trust our authority, as a machine does the public ones."""
+    context = ssl.create_default_context()
+    CA.configure_trust(context)
+    monkeypatch.setattr(ssl, "create_default_context", lambda: context)
 
 
 BAD_CERTIFICATES = {
@@ -151,7 +180,8 @@ async def test_a_certificate_that_is_not_the_connectors_gets_no_credit(
         served.append(await read_request(stream))
 
     tls = tls_of(BAD_CERTIFICATES[name]())
-    async with serving(handle, tls=tls) as url, open_connector(url) as connector:
+    async with serving(handle, tls=tls) as url:
+        connector = Connector(url)
         with trio.fail_after(5):
             outcome = await connector.deliver(CREDIT)
         assert isinstance(outcome, NotDelivered)
@@ -163,7 +193,8 @@ async def test_a_certificate_that_is_not_the_connectors_gets_no_credit(
 async def test_the_connectors_own_certificate_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     trusting(monkeypatch)
     tls = tls_of(CA.issue_cert("127.0.0.1"))
-    async with serving(answer, tls=tls) as url, open_connector(url) as connector:
+    async with serving(answer, tls=tls) as url:
+        connector = Connector(url)
         assert isinstance(await connector.deliver(CREDIT), Delivered)
         nothing_left(connector)
 
@@ -184,7 +215,7 @@ async def test_a_tls_connector_that_speaks_plainly_or_not_at_all_was_not_reached
 
     for handle in (plain, silent, rude):
         async with serving(handle) as url:
-            async with open_connector(url.replace("http:", "https:")) as connector:
+            with connecting(url.replace("http:", "https:")) as connector:
                 with trio.fail_after(5):
                     assert isinstance(await connector.deliver(CREDIT), NotDelivered)
                 nothing_left(connector)
@@ -193,7 +224,7 @@ async def test_a_tls_connector_that_speaks_plainly_or_not_at_all_was_not_reached
 async def test_a_plain_connector_that_expects_tls_is_unclear() -> None:
     tls = tls_of(CA.issue_cert("127.0.0.1"))
     async with serving(answer, tls=tls) as url:
-        async with open_connector(url.replace("https:", "http:")) as connector:
+        with connecting(url.replace("https:", "http:")) as connector:
             with trio.fail_after(5):
                 assert isinstance(await connector.deliver(CREDIT), Ambiguous)
             nothing_left(connector)
@@ -220,7 +251,8 @@ async def early(answer: bytes, stream: trio.SocketStream) -> None:
 async def test_an_answer_before_the_request_was_read_is_an_answer(
     handle: Callable[[trio.SocketStream], Awaitable[None]], outcome: type
 ) -> None:
-    async with serving(handle) as url, open_connector(url) as connector:
+    async with serving(handle) as url:
+        connector = Connector(url)
         with trio.fail_after(5):
             assert isinstance(await connector.deliver(CREDIT), outcome)
         nothing_left(connector)
@@ -232,7 +264,8 @@ async def test_a_connection_reset_at_once_is_unclear() -> None:
     async def handle(stream: trio.SocketStream) -> None:
         reset(stream)
 
-    async with serving(handle) as url, open_connector(url) as connector:
+    async with serving(handle) as url:
+        connector = Connector(url)
         with trio.fail_after(5):
             for _ in range(20):
                 assert isinstance(await connector.deliver(CREDIT), Ambiguous)
@@ -255,7 +288,8 @@ async def test_a_connection_is_used_once_so_that_no_answer_comes_to_another_requ
                 await trio.sleep(0.2)
                 await stream.send_all(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n")
 
-    async with serving(handle) as url, open_connector(url) as connector:
+    async with serving(handle) as url:
+        connector = Connector(url)
         assert isinstance(await connector.deliver(CREDIT), Delivered)
         assert isinstance(await connector.deliver(CREDIT), Ambiguous)
         nothing_left(connector)
@@ -305,12 +339,11 @@ async def test_a_delivery_cut_off_at_any_moment_leaves_nothing_behind(
     monkeypatch.setattr(limits, "MESSAGES_MAX", 1)
 
     async def message(connector: Connector) -> None:
-        try:
+        with suppress(MessageFailed):
             await connector.send_message("alice", b"hello")
-        except MessageFailed:
-            pass
 
-    async with serving(partial(act, name)) as url, open_connector(url) as connector:
+    async with serving(partial(act, name)) as url:
+        connector = Connector(url)
         await sweep(connector, lambda: connector.deliver(CREDIT))
         await sweep(connector, partial(message, connector))
 
@@ -321,6 +354,7 @@ async def test_a_delivery_over_tls_cut_off_at_any_moment_leaves_nothing_behind(
     monkeypatch.setattr(limits, "DELIVERIES_MAX", 1)
     trusting(monkeypatch)
     tls = tls_of(CA.issue_cert("127.0.0.1"))
-    async with serving(answer, tls=tls) as url, open_connector(url) as connector:
+    async with serving(answer, tls=tls) as url:
+        connector = Connector(url)
         assert await sweep(connector, lambda: connector.deliver(CREDIT)) > 40
         assert isinstance(await connector.deliver(CREDIT), Delivered)

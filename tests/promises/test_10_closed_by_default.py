@@ -11,7 +11,7 @@ import trio
 
 from settled import MessageFailed, Quantity, limits
 from settled.config import Settings
-from settled.connector import open_connector
+from settled.connector import Connector
 from settled.store.records import Ambiguous, Credit, Delivered, NotDelivered
 from tests.daemon_process import daemon_process
 from tests.raw_server import answering
@@ -100,7 +100,8 @@ async def test_a_secret_is_in_no_log_and_no_error(
     ids=lambda value: value.decode()[:40] if isinstance(value, bytes) else "",
 )
 async def test_what_each_answer_to_a_credit_means(answer: bytes, outcome: type) -> None:
-    async with answering(answer) as server, open_connector(server.url) as connector:
+    async with answering(answer) as server:
+        connector = Connector(server.url)
         with trio.fail_after(5):
             assert isinstance(await connector.deliver(CREDIT), outcome)
     (request,) = server.requests
@@ -111,8 +112,8 @@ async def test_what_each_answer_to_a_credit_means(answer: bytes, outcome: type) 
 
 
 async def test_a_connector_that_is_not_there_was_certainly_not_reached() -> None:
-    async with open_connector("http://127.0.0.1:1") as connector:
-        assert isinstance(await connector.deliver(CREDIT), NotDelivered)
+    connector = Connector("http://127.0.0.1:1")
+    assert isinstance(await connector.deliver(CREDIT), NotDelivered)
 
 
 async def test_an_endless_answer_is_cut_off_and_its_status_counts(
@@ -122,9 +123,8 @@ async def test_an_endless_answer_is_cut_off_and_its_status_counts(
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     for drip_s in (0.0, 0.1):
         async with answering(head, endless=b"5\r\nhello\r\n", drip_s=drip_s) as server:
-            async with open_connector(server.url) as connector:
-                with trio.fail_after(5):
-                    outcome = await connector.deliver(CREDIT)
+            with trio.fail_after(5):
+                outcome = await Connector(server.url).deliver(CREDIT)
             assert isinstance(outcome, Delivered)
 
 
@@ -132,7 +132,8 @@ async def test_a_connector_that_never_answers_is_ambiguous(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(limits, "CONNECTOR_TIMEOUT_S", 0.3)
-    async with answering(None) as server, open_connector(server.url) as connector:
+    async with answering(None) as server:
+        connector = Connector(server.url)
         with trio.fail_after(5):
             assert isinstance(await connector.deliver(CREDIT), Ambiguous)
 
@@ -151,7 +152,8 @@ async def test_a_connector_that_never_answers_is_ambiguous(
     ],
 )
 async def test_what_each_answer_to_a_message_means(answer: bytes, reply: bytes | None) -> None:
-    async with answering(answer) as server, open_connector(server.url) as connector:
+    async with answering(answer) as server:
+        connector = Connector(server.url)
         with trio.fail_after(5):
             if reply is None:
                 with pytest.raises(MessageFailed, match="alice"):
@@ -171,7 +173,8 @@ async def test_cancelled_deliveries_leave_no_connection_behind(
     monkeypatch.setattr(limits, "DELIVERIES_MAX", 2)
     monkeypatch.setattr(limits, "MESSAGES_MAX", 0)
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
-    async with answering(answer) as server, open_connector(server.url) as connector:
+    async with answering(answer) as server:
+        connector = Connector(server.url)
         for n in range(60):
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
