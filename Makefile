@@ -28,8 +28,8 @@ demo: $(READY)  ## two daemons settle with each other, one is killed and restart
 test: $(DEV)  ## run the tests
 	$(BIN)/python -m pytest -q
 
-neighbours: $(DEV)  ## the tests of broken connectors, peers and engines, with 10,000 retries of a credit
-	NEIGHBOURS_RETRIES=10000 $(BIN)/python -m pytest -q tests/neighbours
+neighbours: $(DEV)  ## all tests of broken connectors, peers and engines, and 10,000 retries
+	NEIGHBOURS=all $(BIN)/python -m pytest -q tests/neighbours
 
 run: $(READY)  ## run one daemon, with the loopback engine unless SETTLED_ENGINE names another
 	SETTLED_ENGINE=$${SETTLED_ENGINE:-loopback} $(BIN)/settled run

@@ -71,7 +71,7 @@ async def _run(settings: Settings, connect: "Connect") -> None:
             token.run_sync_soon(end)
 
     allowed_s = settings.grace + limits.SHUTDOWN_REST_S
-    with Ending(ask_to_end, allowed_s=allowed_s) as ending, Overstaying(token), scope:
+    with Ending(ask_to_end, allowed_s=allowed_s) as ending, scope:
         async with (
             open_sqlite(settings.db, exclusive=True, create=True) as store,
             serve(
@@ -90,6 +90,7 @@ async def _run(settings: Settings, connect: "Connect") -> None:
             )
             serving.set()
             try:
-                await stop.wait()
+                with Overstaying(token):  # from now on: a start may take its time
+                    await stop.wait()
             finally:
                 ending.begin()  # a crash is an end as well

@@ -9,7 +9,7 @@ from settled.core.incoming import Incoming
 from settled.core.outgoing import Outgoing
 from settled.core.ports import Deliver, EnginePort
 from settled.core.scheduler import Scheduler
-from settled.errors import StoreBusy
+from settled.errors import StoreBroken, StoreBusy
 from settled.store.protocol import Store
 from settled.store.records import Work
 
@@ -68,10 +68,15 @@ class Core:
             log.info("taken_up", work=work, accounts=count)
 
     async def _heed_other_processes(self) -> None:
-        while True:
-            for account in await self._store.wait_foreign_writes():
-                for scheduler in self._schedulers.values():
-                    scheduler.wake(account)
+        try:
+            while True:
+                for account in await self._store.wait_foreign_writes():
+                    for scheduler in self._schedulers.values():
+                        scheduler.wake(account)
+        except StoreBroken as error:
+            # Said at once: an engine that hangs may hold it up on its way out.
+            log.exception("store_broken", reason=str(error))
+            raise
 
     async def _keep_keys(self) -> None:
         while True:

@@ -37,6 +37,7 @@ class State:
 
     async def get(self, key: str, account_id: str | None = None) -> Any:
         """Return the value of ``key``, ``None`` if there is none."""
+        _check_text(key, account_id)
         value = await self._store.get_state(account_id, key)
         return None if value is None else msgspec.json.decode(value)
 
@@ -47,15 +48,18 @@ class State:
             ValueError: when the key or the value is too long.
             TypeError: when JSON cannot hold the value.
         """
+        _check_text(key, account_id)
         change = SetState(account_id, key, msgspec.json.encode(value))
         await patiently(lambda: self._store.commit([change]))
 
     async def delete(self, key: str, account_id: str | None = None) -> None:
         """Delete ``key``, if it is there."""
+        _check_text(key, account_id)
         await patiently(lambda: self._store.commit([SetState(account_id, key, None)]))
 
     async def items(self, prefix: str = "", account_id: str | None = None) -> list[tuple[str, Any]]:
         """Return the keys that start with ``prefix`` and their values, in the order of the keys."""
+        _check_text(prefix, account_id)
         found = await self._store.list_state(account_id, prefix)
         return [(key, msgspec.json.decode(value)) for key, value in found]
 
@@ -71,14 +75,17 @@ class Transaction:
 
     def credit_settlement(self, account_id: str, amount: Decimal, settlement_id: str) -> None:
         """Credit an incoming settlement; see ``Services.credit_settlement``."""
+        _check_text(account_id)
         self.changes.append(AddCredit(account_id, settlement_id, amount))
 
     def set_state(self, key: str, value: object, account_id: str | None = None) -> None:
         """Set a key of the state; see ``State.set``."""
+        _check_text(key, account_id)
         self.changes.append(SetState(account_id, key, msgspec.json.encode(value)))
 
     def delete_state(self, key: str, account_id: str | None = None) -> None:
         """Delete a key of the state."""
+        _check_text(key, account_id)
         self.changes.append(SetState(account_id, key, None))
 
 
@@ -156,6 +163,7 @@ class Services:
             InvalidAmount: when the amount is not a positive ``Decimal`` (or ``int``).
             SettlementConflict: when the settlement id came before with another amount.
         """
+        _check_text(account_id)
         known_as = ids.mint() if settlement_id is None else settlement_id
         return await self._commit([AddCredit(account_id, known_as, amount)])
 
@@ -165,6 +173,7 @@ class Services:
         Raises:
             AccountNotFound: when no open account has the id.
         """
+        _check_text(account_id)
         account = await patiently(lambda: self._store.retry_settlement(account_id))
         if self._core is not None:
             self._core.outgoing.scheduler.wake(account.number)
@@ -195,3 +204,10 @@ class Services:
             for number in accounts:
                 self._core.incoming.scheduler.wake(number)
         return bool(accounts)
+
+
+def _check_text(required: object, optional: object = None) -> None:
+    """Raise ``TypeError`` for an id or a key that is no text: the store takes some for another."""
+    for text in (required, "" if optional is None else optional):
+        if not isinstance(text, str):
+            raise TypeError(f"an account id or a key is a str, not {type(text).__name__}")

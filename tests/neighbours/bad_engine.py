@@ -81,8 +81,11 @@ class Engine:
 
     async def at(self, place: str) -> None:
         if place == self.place:
-            Path("under_way").touch()
-            await globals()[self.misdeed]()
+            if self.misdeed == "crediting":
+                await self.services.credit_settlement("alice", Decimal(7), "tx")
+            else:
+                Path("under_way").touch()
+                await globals()[self.misdeed]()
 
     async def settle(self, account_id: str, amount: Decimal, settlement_id: str) -> Decimal:
         if account_id == "alice":
