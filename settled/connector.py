@@ -23,12 +23,16 @@ _ELSEWHERE: Final = frozenset({301, 307, 308})
 class Connector:
     """The connector at one URL, such as ``http://localhost:7771``.
 
+    Args:
+        url: where it takes credits and messages.
+        server: how it is reached, if not over the network.
+
     Raises:
         ConfigError: when the URL is none.
     """
 
-    def __init__(self, url: str) -> None:
-        self._server = Server(url)
+    def __init__(self, url: str, *, server: Server | None = None) -> None:
+        self._server = Server(url) if server is None else server
         self.shown_url = self._server.shown_url  # without what may be secret in it
         # Slow messages do not hold back credits.
         self._deliveries = trio.CapacityLimiter(limits.DELIVERIES_MAX)

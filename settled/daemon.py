@@ -85,8 +85,7 @@ async def serve(
             await trio.sleep_forever()
     """
     # A command that holds the database just now is no reason not to start.
-    interrupted = await patiently(store.interrupt_settlements)
-    log.info("starting", interrupted_settlements=interrupted)
+    log.info("starting", interrupted_settlements=await patiently(store.interrupt_settlements))
     connector = Connector(connector_url)
     async with trio.open_nursery() as nursery:
         engine_tasks = _EngineTasks()

@@ -5,16 +5,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-import httpx2
 import trio
 
 from settled.connector import Connector
 from settled.core.core import Core
 from settled.core.operations import Operations
 from settled.core.patience import patiently
-from settled.engine.protocol import connected
+from settled.engine.life import connected
 from settled.engine.services import Services
 from settled.errors import StoreBroken
+from settled.exchange import Server
 from settled.http.replies import Reply
 from settled.store import file
 from settled.store.clock import Uptime
@@ -51,7 +51,7 @@ class Host:
         self.ability = ability
         self.check: Callable[[Host], None] = lambda _: None
         self.check_whole: Callable[[Host], None] = lambda _: None
-        self.transport: httpx2.AsyncBaseTransport | None = None
+        self.transport: Server | None = None
         self.operations: Operations | None = None
         self.store: SimulatedStore | None = None
         self.clock_was_set = False
@@ -165,11 +165,8 @@ class Host:
         assert disk is not None
         self.check_whole(self)
         self.world.note("start", interrupted=await patiently(store.interrupt_settlements))
-        async with (
-            httpx2.AsyncClient(transport=self.transport) as client,
-            trio.open_nursery() as engine_nursery,
-        ):
-            connector = Connector(client, "http://connector")
+        async with trio.open_nursery() as engine_nursery:
+            connector = Connector("http://connector", server=self.transport)
             services = Services(store, connector, engine_nursery)
 
             async def connect(services: Services) -> SimulatedEngine:

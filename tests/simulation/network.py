@@ -1,13 +1,15 @@
 """The simulated network: requests and replies are lost, late, repeated, reordered or cut off."""
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import httpx2
 import trio
 
+from settled import exchange
+from settled.exchange import Exchange, Server
 from tests.simulation.world import HOST, HOUR_S, World
 
 _HOP_S: Final = 0.02
@@ -114,8 +116,8 @@ class Network:
         return answers[0] if answers else None
 
 
-class Transport(httpx2.AsyncBaseTransport):
-    """How a daemon's own HTTP client reaches its connector over the network.
+class Transport(Server):
+    """How a daemon reaches its connector over the network.
 
     Args:
         network: the network.
@@ -129,16 +131,33 @@ class Transport(httpx2.AsyncBaseTransport):
         link: str,
         serve: Callable[[httpx2.Request], Awaitable[Answer | None]],
     ) -> None:
+        super().__init__("http://connector")
         self._network = network
         self._link = link
         self._serve = serve
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        await request.aread()
+    async def post(
+        self, path: str, body: bytes, headers: Mapping[str, str], *, body_bytes_max: int
+    ) -> Exchange:
+        request = httpx2.Request("POST", f"http://connector{path}", content=body, headers=headers)
         try:
             answer = await self._network.call(self._link, lambda: self._serve(request))
         except NotReached as error:
-            raise httpx2.ConnectError(str(error)) from None
+            raise exchange.NotReached(str(error)) from None
         except NoAnswer as error:
-            raise httpx2.ReadError(str(error)) from None
-        return httpx2.Response(answer.status, stream=httpx2.ByteStream(answer.body))
+            raise exchange.BrokenOff(str(error)) from None
+        return _Answered(answer)
+
+
+class _Answered(Exchange):
+    """An exchange whose answer is there already."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.status = answer.status
+        self._body = answer.body
+
+    async def body(self) -> bytes | None:
+        return self._body
+
+    async def aclose(self) -> None:
+        pass
