@@ -87,8 +87,8 @@ async def serve(
     # A command that holds the database just now is no reason not to start.
     log.info("starting", interrupted_settlements=await patiently(store.interrupt_settlements))
     connector = Connector(connector_url)
+    engine_tasks = _EngineTasks()
     async with trio.open_nursery() as nursery:
-        engine_tasks = _EngineTasks()
         services = Services(store, connector, await engine_tasks.start(nursery))
         async with (
             connected(connect, services) as engine,
@@ -99,8 +99,7 @@ async def serve(
                 store, engine, connector.deliver, core_nursery, settle_timeout_s=settle_timeout_s
             )
             services.attach(core)
-            operations = Operations(store, core, engine)
-            server = _Server(grace_s)
+            operations, server = Operations(store, core, engine), _Server(grace_s)
             url = await server.start(core_nursery, operations, listen, certfile, keyfile)
             core.start()
             log.info("serving", url=url, connector=connector.shown_url)
