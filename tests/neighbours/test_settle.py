@@ -188,6 +188,8 @@ async def test_a_settle_over_its_time_is_cut_off_and_what_it_says_counts(
         assert trio.current_time() < 200
         account = await store.account("alice")
         assert (account.unknown, account.settled) == (unknown, settled)
+        if misdeed is engines.hangs:
+            assert "settle did not return within 30 s" in (account.waiting or "")
         await trio.sleep(DAY_S)
     assert len([call for call in engine.calls if call[0] == "alice"]) == 1
 
@@ -204,6 +206,8 @@ async def test_a_cancelled_daemon_ends_whatever_a_settle_does_then(
         await daemon.rest()
     await conserved(store)
     assert len(engine.calls) == 1
+    if name == "hangs":
+        assert (await store.account("alice")).in_flight == 5, "it is we who have ended, not it"
 
 
 async def test_errors_beside_our_own_cancellation_do_not_come_up(
