@@ -1,0 +1,140 @@
+"""A restored backup: it has forgotten what happened since it was made.
+
+What is queued in it may have been paid meanwhile, and a credit may have been delivered. So a backup
+carries a mark. From a database with that mark nothing is paid that is queued, until the operator has
+compared it with the ledger; and a credit counts as unclear since the backup was made.
+"""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from sqlite3 import Connection
+from typing import Final
+
+from settled import ids
+from settled.amounts import EXACT, to_text
+from settled.errors import AccountNotFound, InvalidAmount, NotResolvable
+from settled.store.records import Held
+from settled.store.sql.ledger import AccountRow, Tx, find_open
+
+# In ``counters``: when the backup was made, and a row for each account that was released since.
+TAKEN: Final = "backup_ms"
+_RELEASED: Final = "released "
+
+_UNCLEAR: Final = "it may have been delivered since the backup that was restored"
+_PAID: Final = "paid since the backup that was restored, by the operator's word"
+
+
+def mark(conn: Connection, taken_ms: int) -> None:
+    """Make of a copy a backup that was taken at ``taken_ms``.
+
+    A copy of a restored backup that is still held stays one of the first moment: what the lost
+    database did, it may have done since then.
+    """
+    conn.execute("DELETE FROM counters WHERE name GLOB ?", (f"{_RELEASED}*",))
+    conn.execute(
+        "INSERT INTO counters (name, value) VALUES (?, ?) "
+        "ON CONFLICT (name) DO UPDATE SET value = min(value, excluded.value)",
+        (TAKEN, taken_ms),
+    )
+    conn.execute(
+        "UPDATE credits SET ambiguous_ms = ?, reason = ifnull(reason, ?) "
+        "WHERE state = 'undelivered' AND ambiguous_ms IS NULL",
+        (taken_ms, _UNCLEAR),
+    )
+
+
+def taken_ms(conn: Connection) -> int | None:
+    """Return when the backup was made from which this database was restored, ``None``: it is none.
+
+    Once every account is released, it is a database like any other.
+    """
+    row = conn.execute("SELECT value FROM counters WHERE name = ?", (TAKEN,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def why_held(conn: Connection, account: AccountRow) -> str | None:
+    """Return why nothing may be paid that is queued for the account, ``None``: it may."""
+    taken = taken_ms(conn)
+    if taken is None or _is_released(conn, account.number):
+        return None
+    at = datetime.fromtimestamp(taken // 1000, UTC)
+    return (
+        f"held: a backup of {at:%Y-%m-%d %H:%M:%S} UTC was restored; see on the ledger what was "
+        f"paid since, then `settled release {account.id}`"
+    )
+
+
+def _is_released(conn: Connection, number: int) -> bool:
+    row = conn.execute("SELECT 1 FROM counters WHERE name = ?", (f"{_RELEASED}{number}",))
+    return row.fetchone() is not None
+
+
+def held(conn: Connection) -> Held | None:
+    """See ``SqliteStore.held``."""
+    taken = taken_ms(conn)
+    if taken is None:
+        return None
+    rows = conn.execute(
+        "SELECT id, queued FROM accounts WHERE closed_ms IS NULL AND queued <> '0' "
+        "AND NOT EXISTS (SELECT 1 FROM counters WHERE name = ? || accounts.number) ORDER BY id",
+        (_RELEASED,),
+    )
+    return Held(taken, tuple((account_id, Decimal(queued)) for account_id, queued in rows))
+
+
+def release(tx: Tx, account_id: str, paid: Decimal) -> None:
+    """See ``SqliteStore.release``."""
+    account = find_open(tx.conn, account_id)
+    if account is None:
+        raise AccountNotFound(account_id)
+    if taken_ms(tx.conn) is None or _is_released(tx.conn, account.number):
+        raise NotResolvable(f"account {account_id} is not held: see `settled release`")
+    if paid:
+        _record_paid(tx, account, paid)
+    account.waiting = None
+    account.retry_ms = 0
+    account.save(tx)
+    tx.conn.execute("INSERT INTO counters VALUES (?, 1)", (f"{_RELEASED}{account.number}",))
+    tx.touch(account.number)
+
+
+def _record_paid(tx: Tx, account: AccountRow, paid: Decimal) -> None:
+    doubtful = EXACT.add(account.balance["in_flight"], account.balance["unknown"])
+    if doubtful:
+        raise NotResolvable(
+            f"account {account.id}: whether {to_text(doubtful)} was paid is still open; wait for "
+            f"the outcome, or give it with `settled settlements resolve`, then release the account"
+        )
+    queued = account.balance["queued"]
+    if paid > queued:
+        missing = to_text(EXACT.subtract(paid, queued))
+        raise InvalidAmount(
+            f"account {account.id}: {to_text(paid)} was paid but only {to_text(queued)} is queued, "
+            f"so requests for {missing} or more were lost with the old database: queue them with "
+            f"`settled settle {account.id} {missing}`, then release the account"
+        )
+    settlement_id, amount = ids.mint(), to_text(paid)
+    tx.conn.execute(
+        "INSERT INTO settlements (id, account, amount, state, settled, reason, created_ms, "
+        "updated_ms) VALUES (?, ?, ?, 'settled', ?, ?, ?, ?)",
+        (settlement_id, account.number, amount, amount, _PAID, tx.now_ms, tx.now_ms),
+    )
+    account.move(tx, "queued", "settled", paid, settlement_id)
+
+
+def release_all(tx: Tx) -> None:
+    """See ``SqliteStore.release_all``."""
+    if taken_ms(tx.conn) is None:
+        raise NotResolvable("nothing is held: this database is no restored backup")
+    queued = tx.conn.execute(
+        "SELECT number FROM accounts WHERE closed_ms IS NULL AND queued <> '0'"
+    )
+    for (number,) in queued.fetchall():
+        if not _is_released(tx.conn, number):
+            tx.conn.execute(
+                "UPDATE accounts SET retry_ms = 0, waiting = NULL WHERE number = ?", (number,)
+            )
+            tx.touch(number)
+    tx.conn.execute(
+        "DELETE FROM counters WHERE name = ? OR name GLOB ?", (TAKEN, f"{_RELEASED}*")
+    )
