@@ -1,0 +1,197 @@
+"""Copying a database that may be in use: made beside its final name, checked, and only then named.
+
+The pages are copied within one read transaction. So the copy is of one moment, the daemon's commits
+go on meanwhile, and none of them makes the copy begin anew. Until it is whole, checked and synced,
+it has another name; whatever ends the copying, nothing that looks like a backup is left.
+"""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from settled.errors import ConfigError, SettledError, StoreHeld
+from settled.store import file, lock
+from settled.store.sql import restored
+from settled.store.sql.audit import audit
+
+_STEP_PAGES: Final = 1024
+_BESIDE: Final = ("-wal", "-shm", "-journal")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A backup that was made.
+
+    Attributes:
+        path: the file.
+        size_bytes: how large it is.
+        taken_ms: all that was committed before this moment is in it.
+    """
+
+    path: Path
+    size_bytes: int
+    taken_ms: int
+
+
+def back_up(
+    path: Path,
+    target: Path,
+    *,
+    now_ms: Callable[[], int],
+    force: bool = False,
+    on_copy: Progress = lambda _done, _total: None,
+    on_check: Progress = lambda _done, _total: None,
+) -> Backup:
+    """Copy the database at ``path`` to ``target``, with a daemon on it or without.
+
+    The copy is an ordinary database that only its owner can read, and bears the mark of a backup
+    (``settled.store.sql.restored``). Its integrity and its books are checked.
+
+    Args:
+        path: the database.
+        target: the backup.
+        now_ms: the wall clock.
+        force: replace ``target`` if it is there.
+        on_copy: called with the pages copied and all pages, now and then.
+        on_check: called with the journal entries checked and all entries, now and then.
+
+    Raises:
+        ConfigError: when there is no database at ``path`` that this program can read.
+        StoreHeld: when ``target`` is in use, or being written by another backup.
+        SettledError: when the copy cannot be made or is not sound; nothing is left behind.
+    """
+    file.check(path, create=False)
+    if file.pending(path):
+        raise ConfigError(
+            f"{path} was written by an older settled: upgrade it first, as `settled accounts list` "
+            f"does; that leaves a backup beside it"
+        )
+    _check_target(path, target, force=force)
+    with _unfinished(target) as (unfinished, descriptor):
+        try:
+            with closing(file.connect(path, read_only=True)) as source:
+                taken_ms = _copy(source, unfinished, now_ms, on_copy)
+            _check(path, unfinished, on_check)
+            os.fsync(descriptor)
+            _check_target(path, target, force=force)
+            unfinished.replace(target)
+            _sync_directory(target)
+        except (OSError, sqlite3.Error) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise SettledError(
+                f"no backup was made at {target}: {reason}; nothing was left behind"
+            ) from error
+    return Backup(target, target.stat().st_size, taken_ms)
+
+
+def _check_target(path: Path, target: Path, *, force: bool) -> None:
+    if target.is_dir():
+        raise SettledError(f"{target} is a directory: give the name of a file in it")
+    if target.exists():
+        if path.samefile(target):
+            raise SettledError(f"{target} is the database itself: give another file")
+        if not force:
+            raise SettledError(f"{target} exists: give another file, or --force to replace it")
+        if (pid := lock.holder_pid(target)) is not None:
+            raise StoreHeld(f"{target} is in use by a daemon, pid {pid}: give another file")
+    for suffix in _BESIDE:
+        beside = target.with_name(target.name + suffix)
+        if beside.exists():
+            # SQLite would take it for a part of the backup.
+            raise SettledError(
+                f"{beside} exists, left by a database that was at {target} or is in use there: "
+                f"give another file"
+            )
+
+
+@contextmanager
+def _unfinished(target: Path) -> Iterator[tuple[Path, int]]:
+    """Hold an empty file beside ``target``, with what a killed backup left of it removed.
+
+    One that is still there at the end is removed.
+    """
+    path = target.with_name(f".{target.name}.unfinished")
+    with ExitStack() as stack:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                ours = os.path.samestat(os.fstat(descriptor), path.stat())
+            except (BlockingIOError, FileNotFoundError):
+                ours = False
+            if not ours:
+                raise StoreHeld(f"another backup to {target} is being made: wait for its end")
+            stack.callback(_remove, path, descriptor)
+            os.ftruncate(descriptor, 0)
+        except OSError as error:
+            raise SettledError(
+                f"cannot write a backup to {target}: {error.strerror}; it needs an existing "
+                f"directory that you may write to"
+            ) from error
+        for suffix in _BESIDE:
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        yield path, descriptor
+
+
+def _remove(path: Path, descriptor: int) -> None:
+    """Remove what was not finished; what was, has another name now."""
+    for suffix in _BESIDE:
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            path.unlink()
+
+
+def _copy(
+    source: sqlite3.Connection, target: Path, now_ms: Callable[[], int], progress: Progress
+) -> int:
+    with closing(sqlite3.connect(target, isolation_level=None)) as copy:
+        # No journal and no syncs: a copy that breaks off is thrown away, and one sync ends it.
+        copy.execute("PRAGMA journal_mode = OFF")
+        copy.execute("PRAGMA synchronous = OFF")
+        taken_ms = now_ms()
+        source.execute("BEGIN")
+        # The first read fixes the moment. Outside of such a transaction each step would see the
+        # newest state, and every commit of another process would make it all begin anew.
+        source.execute("SELECT 1 FROM sqlite_schema").fetchone()
+        source.backup(
+            copy,
+            pages=_STEP_PAGES,
+            progress=lambda _status, remaining, total: progress(total - remaining, total),
+        )
+        source.execute("ROLLBACK")
+        # One file, without a log beside it, until a daemon opens it.
+        copy.execute("PRAGMA journal_mode = DELETE")
+        copy.execute("PRAGMA journal_mode = OFF")
+        copy.execute("BEGIN")
+        restored.mark(copy, taken_ms)
+        copy.execute("COMMIT")
+    return taken_ms
+
+
+def _check(path: Path, copy: Path, progress: Progress) -> None:
+    uri = f"{copy.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as conn:
+        found = audit(conn, progress)
+    if found:
+        first = found[0]
+        raise SettledError(
+            f"no backup was made: the copy of {path} is not sound ({len(found)} differences, the "
+            f"first: {first.subject}, {first.what}); run `settled audit`"
+        )
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
