@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from settled.errors import ConfigError, SettledError, StoreHeld
-from settled.store import file, lock
+from settled.store import clock, file, lock
 from settled.store.sql import restored
 from settled.store.sql.audit import audit
+from settled.store.sql.ledger import Tx
 
 _STEP_PAGES: Final = 1024
 _BESIDE: Final = ("-wal", "-shm", "-journal")
@@ -44,8 +45,9 @@ def back_up(
     path: Path,
     target: Path,
     *,
-    now_ms: Callable[[], int],
     force: bool = False,
+    now_ms: Callable[[], int] = clock.wall_ms,
+    uptime: Callable[[], clock.Uptime] = clock.uptime,
     on_copy: Progress = lambda _done, _total: None,
     on_check: Progress = lambda _done, _total: None,
 ) -> Backup:
@@ -57,8 +59,9 @@ def back_up(
     Args:
         path: the database.
         target: the backup.
-        now_ms: the wall clock.
         force: replace ``target`` if it is there.
+        now_ms: the wall clock.
+        uptime: how long the machine is up.
         on_copy: called with the pages copied and all pages, now and then.
         on_check: called with the journal entries checked and all entries, now and then.
 
@@ -77,7 +80,10 @@ def back_up(
     with _unfinished(target) as (unfinished, descriptor):
         try:
             with closing(file.connect(path, read_only=True)) as source:
-                taken_ms = _copy(source, unfinished, now_ms, on_copy)
+                # Read before the copy's moment: what the copy does not know came later.
+                taken_ms, up = now_ms(), uptime()
+                _copy(source, unfinished, on_copy)
+            _mark(unfinished, taken_ms, up)
             _check(path, unfinished, on_check)
             os.fsync(descriptor)
             _check_target(path, target, force=force)
@@ -150,14 +156,8 @@ def _remove(path: Path, descriptor: int) -> None:
             path.unlink()
 
 
-def _copy(
-    source: sqlite3.Connection, target: Path, now_ms: Callable[[], int], progress: Progress
-) -> int:
-    with closing(sqlite3.connect(target, isolation_level=None)) as copy:
-        # No journal and no syncs: a copy that breaks off is thrown away, and one sync ends it.
-        copy.execute("PRAGMA journal_mode = OFF")
-        copy.execute("PRAGMA synchronous = OFF")
-        taken_ms = now_ms()
+def _copy(source: sqlite3.Connection, target: Path, progress: Progress) -> None:
+    with closing(_connect_unsafely(target)) as copy:
         source.execute("BEGIN")
         # The first read fixes the moment. Outside of such a transaction each step would see the
         # newest state, and every commit of another process would make it all begin anew.
@@ -170,11 +170,21 @@ def _copy(
         source.execute("ROLLBACK")
         # One file, without a log beside it, until a daemon opens it.
         copy.execute("PRAGMA journal_mode = DELETE")
-        copy.execute("PRAGMA journal_mode = OFF")
-        copy.execute("BEGIN")
-        restored.mark(copy, taken_ms)
-        copy.execute("COMMIT")
-    return taken_ms
+
+
+def _mark(copy: Path, taken_ms: int, uptime: clock.Uptime) -> None:
+    with closing(_connect_unsafely(copy)) as conn:
+        conn.execute("BEGIN")
+        restored.mark(Tx(conn, taken_ms, uptime))
+        conn.execute("COMMIT")
+
+
+def _connect_unsafely(path: Path) -> sqlite3.Connection:
+    """Connect without journal and syncs: what breaks off is thrown away, and one sync ends it."""
+    conn = sqlite3.connect(path, isolation_level=None)
+    conn.execute("PRAGMA journal_mode = OFF")
+    conn.execute("PRAGMA synchronous = OFF")
+    return conn
 
 
 def _check(path: Path, copy: Path, progress: Progress) -> None:

@@ -15,46 +15,52 @@ from settled.amounts import EXACT, to_text
 from settled.errors import AccountNotFound, InvalidAmount, NotResolvable
 from settled.store.records import Held
 from settled.store.sql.ledger import AccountRow, Tx, find_open
+from settled.store.sql.steady import steady_ms
 
-# In ``counters``: when the backup was made, and a row for each account that was released since.
-TAKEN: Final = "backup_ms"
+# In ``counters``: when the backup was made, by the wall clock and by the steady clock, and a row for
+# each account that was released since.
+_TAKEN: Final = "backup_ms"
+_TAKEN_STEADY: Final = "backup_steady_ms"
 _RELEASED: Final = "released "
 
 _UNCLEAR: Final = "it may have been delivered since the backup that was restored"
 _PAID: Final = "paid since the backup that was restored, by the operator's word"
 
 
-def mark(conn: Connection, taken_ms: int) -> None:
-    """Make of a copy a backup that was taken at ``taken_ms``.
+def mark(tx: Tx) -> None:
+    """Make of a copy a backup that is taken now.
 
     A copy of a restored backup that is still held stays one of the first moment: what the lost
     database did, it may have done since then.
     """
-    conn.execute("DELETE FROM counters WHERE name GLOB ?", (f"{_RELEASED}*",))
-    conn.execute(
-        "INSERT INTO counters (name, value) VALUES (?, ?) "
-        "ON CONFLICT (name) DO UPDATE SET value = min(value, excluded.value)",
-        (TAKEN, taken_ms),
+    tx.conn.execute("DELETE FROM counters WHERE name GLOB ?", (f"{_RELEASED}*",))
+    tx.conn.execute(
+        "INSERT OR IGNORE INTO counters (name, value) VALUES (?, ?), (?, ?)",
+        (_TAKEN, tx.now_ms, _TAKEN_STEADY, steady_ms(tx)),
     )
-    conn.execute(
-        "UPDATE credits SET ambiguous_ms = ?, reason = ifnull(reason, ?) "
-        "WHERE state = 'undelivered' AND ambiguous_ms IS NULL",
-        (taken_ms, _UNCLEAR),
+    tx.conn.execute(
+        "UPDATE credits SET (ambiguous_ms, ambiguous_steady_ms) = (?, ?), "
+        "reason = ifnull(reason, ?) WHERE state = 'undelivered' AND ambiguous_ms IS NULL",
+        (*backup_times(tx.conn), _UNCLEAR),
     )
 
 
-def taken_ms(conn: Connection) -> int | None:
-    """Return when the backup was made from which this database was restored, ``None``: it is none.
+def backup_times(conn: Connection) -> tuple[int | None, int | None]:
+    """Return when the backup was made from which this database was restored, by both clocks.
 
-    Once every account is released, it is a database like any other.
+    They are ``None`` if it is none. Once every account is released, it is one like any other.
     """
-    row = conn.execute("SELECT value FROM counters WHERE name = ?", (TAKEN,)).fetchone()
+    return _counter(conn, _TAKEN), _counter(conn, _TAKEN_STEADY)
+
+
+def _counter(conn: Connection, name: str) -> int | None:
+    row = conn.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
     return None if row is None else int(row[0])
 
 
 def why_held(conn: Connection, account: AccountRow) -> str | None:
     """Return why nothing may be paid that is queued for the account, ``None``: it may."""
-    taken = taken_ms(conn)
+    taken = _counter(conn, _TAKEN)
     if taken is None or _is_released(conn, account.number):
         return None
     at = datetime.fromtimestamp(taken // 1000, UTC)
@@ -65,13 +71,12 @@ def why_held(conn: Connection, account: AccountRow) -> str | None:
 
 
 def _is_released(conn: Connection, number: int) -> bool:
-    row = conn.execute("SELECT 1 FROM counters WHERE name = ?", (f"{_RELEASED}{number}",))
-    return row.fetchone() is not None
+    return _counter(conn, f"{_RELEASED}{number}") is not None
 
 
 def held(conn: Connection) -> Held | None:
     """See ``SqliteStore.held``."""
-    taken = taken_ms(conn)
+    taken = _counter(conn, _TAKEN)
     if taken is None:
         return None
     rows = conn.execute(
@@ -87,7 +92,7 @@ def release(tx: Tx, account_id: str, paid: Decimal) -> None:
     account = find_open(tx.conn, account_id)
     if account is None:
         raise AccountNotFound(account_id)
-    if taken_ms(tx.conn) is None or _is_released(tx.conn, account.number):
+    if _counter(tx.conn, _TAKEN) is None or _is_released(tx.conn, account.number):
         raise NotResolvable(f"account {account_id} is not held: see `settled release`")
     if paid:
         _record_paid(tx, account, paid)
@@ -124,7 +129,7 @@ def _record_paid(tx: Tx, account: AccountRow, paid: Decimal) -> None:
 
 def release_all(tx: Tx) -> None:
     """See ``SqliteStore.release_all``."""
-    if taken_ms(tx.conn) is None:
+    if _counter(tx.conn, _TAKEN) is None:
         raise NotResolvable("nothing is held: this database is no restored backup")
     queued = tx.conn.execute(
         "SELECT number FROM accounts WHERE closed_ms IS NULL AND queued <> '0'"
@@ -136,5 +141,6 @@ def release_all(tx: Tx) -> None:
             )
             tx.touch(number)
     tx.conn.execute(
-        "DELETE FROM counters WHERE name = ? OR name GLOB ?", (TAKEN, f"{_RELEASED}*")
+        "DELETE FROM counters WHERE name IN (?, ?) OR name GLOB ?",
+        (_TAKEN, _TAKEN_STEADY, f"{_RELEASED}*"),
     )
