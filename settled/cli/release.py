@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     metavar="AMOUNT",
     help="What the ledger says was paid to the peer of ACCOUNT since the backup.",
 )
-@click.option("--all", "everything", is_flag=True, help="Release what is held still; ends the hold.")
+@click.option("--all", "everything", is_flag=True, help="Release all that is still held.")
 @db_option
 @json_option
 @debug_option

@@ -1,8 +1,8 @@
 """A restored backup: it has forgotten what happened since it was made.
 
 What is queued in it may have been paid meanwhile, and a credit may have been delivered. So a backup
-carries a mark. From a database with that mark nothing is paid that is queued, until the operator has
-compared it with the ledger; and a credit counts as unclear since the backup was made.
+carries a mark. From a database with that mark nothing is paid that is queued, until the operator
+has compared it with the ledger; and a credit counts as unclear since the backup was made.
 """
 
 from datetime import UTC, datetime
@@ -17,8 +17,8 @@ from settled.store.records import Held
 from settled.store.sql.ledger import AccountRow, Tx, find_open
 from settled.store.sql.steady import steady_ms
 
-# In ``counters``: when the backup was made, by the wall clock and by the steady clock, and a row for
-# each account that was released since.
+# In ``counters``: when the backup was made, by the wall clock and by the steady clock, and a row
+# for each account that was released since.
 _TAKEN: Final = "backup_ms"
 _TAKEN_STEADY: Final = "backup_steady_ms"
 _RELEASED: Final = "released "
