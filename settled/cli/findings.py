@@ -22,6 +22,7 @@ from settled.engine.loading import load
 from settled.errors import ConfigError, SettledError
 from settled.http.listening import tls_context
 from settled.store import file, lock
+from settled.store.backup import refuse_foreign_log
 from settled.store.looking import look
 from settled.store.sql.audit import audit
 from settled.store.sql.restored import held
@@ -92,10 +93,10 @@ def listen(settings: Settings) -> Finding:
 def tls(settings: Settings) -> Finding:
     """Can the certificate be served, and for how long?"""
     certfile, keyfile = settings.certfile, settings.keyfile
-    if certfile is None or keyfile is None:
+    files = [None if path is None else str(path) for path in (certfile, keyfile)]
+    context = tls_context(*files)
+    if context is None or certfile is None:
         return Finding("OK", "tls", "off: plain HTTP")
-    context = tls_context(str(certfile), str(keyfile))
-    assert context is not None
     try:
         end_s = _expiry_s(context, certfile)
     except ssl.SSLCertVerificationError as error:
@@ -131,6 +132,7 @@ def database(settings: Settings) -> Finding:
         return Finding("WARN", "database", f"none at {one_line(db)} yet: `settled run` makes it")
     if not os.access(db, os.W_OK) or not os.access(db.absolute().parent, os.W_OK):
         return Finding("FAIL", "database", f"{one_line(db)} or its directory is not writable")
+    refuse_foreign_log(db)
     application, tables, names = look(db, _schema)
     if tables and application != APPLICATION_ID:
         raise ConfigError(f"{one_line(db)} is not a settled database: give another --db")
@@ -162,8 +164,8 @@ def books(settings: Settings, progress: Callable[[int, int], None]) -> Finding:
         return Finding(
             "FAIL",
             "books",
-            f"{len(found)} differences, the first: {found[0].subject}, {found[0].what}; keep a copy "
-            f"of the file, let nothing pay from it, and see `settled audit`",
+            f"{len(found)} differences, the first: {found[0].subject}, {found[0].what}; keep a "
+            f"copy of the file, let nothing pay from it, and see `settled audit`",
         )
     return Finding("OK", "books", "all balances agree with the journal, and the file is sound")
 

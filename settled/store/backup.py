@@ -21,6 +21,7 @@ from settled.store.sql.audit import audit
 from settled.store.sql.ledger import Tx
 
 _STEP_PAGES: Final = 1024
+_WITHOUT_LOG: Final = b"\x01\x01"  # bytes 18 and 19 of the header; with a write-ahead log: 2, 2
 _BESIDE: Final = ("-wal", "-shm", "-journal")
 
 Progress = Callable[[int, int], None]
@@ -95,6 +96,37 @@ def back_up(
                 f"no backup was made at {target}: {reason}; nothing was left behind"
             ) from error
     return Backup(target, target.stat().st_size, taken_ms)
+
+
+def refuse_foreign_log(path: Path) -> None:
+    """Refuse a restored backup beside the log of the database whose place it has taken.
+
+    SQLite would take the log for the backup's own and mix the two. A backup is a file without a
+    log, until it is opened for the first time.
+
+    Raises:
+        ConfigError: when there is such a log.
+    """
+    log = path.with_name(path.name + "-wal")
+    if not log.exists() or not log.stat().st_size or not _is_marked(path):
+        return
+    # Closing it drops SQLite's locks of this process on the file, so no other file is looked at.
+    with path.open("rb") as database:
+        header = database.read(20)
+    if header[18:] == _WITHOUT_LOG:
+        raise ConfigError(
+            f"{log} belongs to the database that was at {path} before: move it away, with "
+            f"{path.name}-shm, before you start from the backup"
+        )
+
+
+def _is_marked(path: Path) -> bool:
+    """Return whether the file is a backup, without regard to the log beside it."""
+    with suppress(sqlite3.Error):
+        uri = f"{path.absolute().as_uri()}?immutable=1"
+        with closing(sqlite3.connect(uri, uri=True)) as conn:
+            return restored.backup_times(conn) != (None, None)
+    return False
 
 
 def _check_target(path: Path, target: Path, *, force: bool) -> None:

@@ -12,7 +12,7 @@ import trio
 from settled import limits
 from settled.amounts import Quantity
 from settled.errors import StoreBusy
-from settled.store import clock, file, lock
+from settled.store import backup, clock, file, lock
 from settled.store.clock import Uptime
 from settled.store.records import (
     Account,
@@ -96,6 +96,7 @@ async def open_sqlite(
 
 def _prepare(path: Path, create: bool, exclusive: bool) -> None:
     file.check(path, create=create)
+    backup.refuse_foreign_log(path)
     if file.pending(path):
         with ExitStack() as stack:
             if not exclusive:
