@@ -125,7 +125,7 @@ def _is_marked(path: Path) -> bool:
     with suppress(sqlite3.Error):
         uri = f"{path.absolute().as_uri()}?immutable=1"
         with closing(sqlite3.connect(uri, uri=True)) as conn:
-            return restored.backup_times(conn) != (None, None)
+            return restored.is_marked(conn)
     return False
 
 

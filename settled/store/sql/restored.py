@@ -39,18 +39,24 @@ def mark(tx: Tx) -> None:
         (_TAKEN, tx.now_ms, _TAKEN_STEADY, steady_ms(tx)),
     )
     tx.conn.execute(
-        "UPDATE credits SET (ambiguous_ms, ambiguous_steady_ms) = (?, ?), "
-        "reason = ifnull(reason, ?) WHERE state = 'undelivered' AND ambiguous_ms IS NULL",
-        (*backup_times(tx.conn), _UNCLEAR),
+        "UPDATE credits SET reason = ifnull(reason, ?), ambiguous_ms = ?, ambiguous_steady_ms = ? "
+        "WHERE state = 'undelivered' AND ambiguous_ms IS NULL",
+        unclear_since(tx.conn),
     )
 
 
-def backup_times(conn: Connection) -> tuple[int | None, int | None]:
-    """Return when the backup was made from which this database was restored, by both clocks.
+def unclear_since(conn: Connection) -> tuple[str | None, int | None, int | None]:
+    """Return why every credit is unclear, and since when by the wall clock and the steady clock.
 
-    They are ``None`` if it is none. Once every account is released, it is one like any other.
+    They are ``None`` in a database that is no restored backup, or of which all is released.
     """
-    return _counter(conn, _TAKEN), _counter(conn, _TAKEN_STEADY)
+    since_ms = _counter(conn, _TAKEN)
+    return None if since_ms is None else _UNCLEAR, since_ms, _counter(conn, _TAKEN_STEADY)
+
+
+def is_marked(conn: Connection) -> bool:
+    """Return whether it is a backup, or was restored from one and not yet released."""
+    return _counter(conn, _TAKEN) is not None
 
 
 def _counter(conn: Connection, name: str) -> int | None:
