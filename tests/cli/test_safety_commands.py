@@ -153,9 +153,9 @@ def test_release_refuses_what_cannot_be(
 
 
 def test_a_daemon_says_that_it_runs_on_a_restored_backup(restored: Path) -> None:
+    command = [sys.executable, "-m", "settled", "run", "--engine", "loopback", "--db", "copy.db"]
     with subprocess.Popen(
-        [sys.executable, "-m", "settled", "run", "--engine", "loopback", "--db", "copy.db"]
-        + ["--listen", "127.0.0.1:0", "--log-format", "json"],
+        [*command, "--listen", "127.0.0.1:0", "--log-format", "json"],
         cwd=restored.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
