@@ -200,8 +200,6 @@ def _copy(source: sqlite3.Connection, target: Path, progress: Progress) -> None:
             progress=lambda _status, remaining, total: progress(total - remaining, total),
         )
         source.execute("ROLLBACK")
-        # One file, without a log beside it, until a daemon opens it.
-        copy.execute("PRAGMA journal_mode = DELETE")
 
 
 def _mark(copy: Path, taken_ms: int, uptime: clock.Uptime) -> None:
@@ -212,7 +210,10 @@ def _mark(copy: Path, taken_ms: int, uptime: clock.Uptime) -> None:
 
 
 def _connect_unsafely(path: Path) -> sqlite3.Connection:
-    """Connect without journal and syncs: what breaks off is thrown away, and one sync ends it."""
+    """Connect without journal and syncs: what breaks off is thrown away, and one sync ends it.
+
+    It also makes the file one that needs no log beside it, until a daemon opens it.
+    """
     conn = sqlite3.connect(path, isolation_level=None)
     conn.execute("PRAGMA journal_mode = OFF")
     conn.execute("PRAGMA synchronous = OFF")

@@ -224,7 +224,18 @@ def test_one_that_is_killed_leaves_no_backup_and_does_not_stand_in_the_way(
     assert audited(target) == 2
 
 
-def test_one_that_is_killed_leaves_the_former_backup(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [b"", b"half of a page", b"\0" * 8192, b"SQLite format 3\0" * 999])
+def test_whatever_was_left_does_not_stand_in_the_way(
+    path: Path, tmp_path: Path, left: bytes
+) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        (tmp_path / f".copy.unfinished{suffix}").write_bytes(left)
+    back_up(path, tmp_path / "copy")
+    assert files(tmp_path) == {"copy"}
+    assert audited(tmp_path / "copy") == 2
+
+
+def test_one_that_breaks_off_leaves_the_former_backup(path: Path, tmp_path: Path) -> None:
     target = tmp_path / "copy"
     back_up(path, target)
     former = target.read_bytes()

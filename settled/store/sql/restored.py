@@ -51,7 +51,9 @@ def unclear_since(conn: Connection) -> tuple[str | None, int | None, int | None]
     They are ``None`` in a database that is no restored backup, or of which all is released.
     """
     since_ms = _counter(conn, _TAKEN)
-    return None if since_ms is None else _UNCLEAR, since_ms, _counter(conn, _TAKEN_STEADY)
+    if since_ms is None:
+        return None, None, None
+    return _UNCLEAR, since_ms, _counter(conn, _TAKEN_STEADY)
 
 
 def is_marked(conn: Connection) -> bool:
