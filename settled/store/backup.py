@@ -151,9 +151,9 @@ def _check_target(path: Path, target: Path, *, force: bool) -> None:
 
 @contextmanager
 def _unfinished(target: Path) -> Iterator[tuple[Path, int]]:
-    """Hold an empty file beside ``target``, with what a killed backup left of it removed.
+    """Hold a file beside ``target``, emptied of what a killed backup left in it.
 
-    One that is still there at the end is removed.
+    If it is still there at the end, it is removed.
     """
     path = target.with_name(f".{target.name}.unfinished")
     with ExitStack() as stack:
@@ -174,8 +174,6 @@ def _unfinished(target: Path) -> Iterator[tuple[Path, int]]:
                 f"cannot write a backup to {target}: {error.strerror}; it needs an existing "
                 f"directory that you may write to"
             ) from error
-        for suffix in _BESIDE:
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
         yield path, descriptor
 
 
