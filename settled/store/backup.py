@@ -89,12 +89,12 @@ def back_up(
             os.fsync(descriptor)
             _check_target(path, target, force=force)
             unfinished.replace(target)
-            _sync_directory(target)
         except (OSError, sqlite3.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise SettledError(
                 f"no backup was made at {target}: {reason}; nothing was left behind"
             ) from error
+        _sync_directory(target)
     return Backup(target, target.stat().st_size, taken_ms)
 
 
@@ -180,14 +180,15 @@ def _unfinished(target: Path) -> Iterator[tuple[Path, int]]:
 def _remove(path: Path, descriptor: int) -> None:
     """Remove what was not finished; what was, has another name now."""
     for suffix in _BESIDE:
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    with suppress(FileNotFoundError):
+        with suppress(OSError):
+            path.with_name(path.name + suffix).unlink()
+    with suppress(OSError):
         if os.path.samestat(os.fstat(descriptor), path.stat()):
             path.unlink()
 
 
 def _copy(source: sqlite3.Connection, target: Path, progress: Progress) -> None:
-    with closing(_connect_unsafely(target)) as copy:
+    with _open_unsafely(target) as copy:
         source.execute("BEGIN")
         # The first read fixes the moment. Outside of such a transaction each step would see the
         # newest state, and every commit of another process would make it all begin anew.
@@ -201,26 +202,32 @@ def _copy(source: sqlite3.Connection, target: Path, progress: Progress) -> None:
 
 
 def _mark(copy: Path, taken_ms: int, uptime: clock.Uptime) -> None:
-    with closing(_connect_unsafely(copy)) as conn:
+    with _open_unsafely(copy) as conn:
         conn.execute("BEGIN")
         restored.mark(Tx(conn, taken_ms, uptime))
         conn.execute("COMMIT")
 
 
-def _connect_unsafely(path: Path) -> sqlite3.Connection:
-    """Connect without journal and syncs: what breaks off is thrown away, and one sync ends it.
+@contextmanager
+def _open_unsafely(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open it without journal and syncs: what breaks off is thrown away, and one sync ends it.
 
     It also makes the file one that needs no log beside it, until a daemon opens it.
     """
-    conn = sqlite3.connect(path, isolation_level=None)
-    conn.execute("PRAGMA journal_mode = OFF")
-    conn.execute("PRAGMA synchronous = OFF")
-    return conn
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        conn.execute("PRAGMA synchronous = OFF")
+        (mode,) = conn.execute("PRAGMA journal_mode = OFF").fetchone()
+        if mode != "off":  # which is how it says that it could not write
+            raise sqlite3.OperationalError(f"the copy keeps its journal mode, {mode}")
+        yield conn
 
 
 def _check(path: Path, copy: Path, progress: Progress) -> None:
-    uri = f"{copy.absolute().as_uri()}?mode=ro"
+    # The file alone is looked at: nothing beside it will be there when it has its name.
+    uri = f"{copy.absolute().as_uri()}?immutable=1"
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as conn:
+        if not restored.is_marked(conn):
+            raise sqlite3.DatabaseError("the copy lacks its mark")
         found = audit(conn, progress)
     if found:
         first = found[0]
@@ -231,8 +238,15 @@ def _check(path: Path, copy: Path, progress: Progress) -> None:
 
 
 def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = path.absolute().parent
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise SettledError(
+            f"{path} was made, but {directory} could not be synced ({error.strerror}): it may be "
+            f"gone after a power loss; check the disk and make it again"
+        ) from error

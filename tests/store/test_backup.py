@@ -1,10 +1,12 @@
 """A backup: whole, of one moment, checked, and never half of one, whatever happens meanwhile."""
 
+import errno
 import fcntl
 import os
 import resource
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
@@ -22,6 +24,7 @@ from settled.amounts import Quantity
 from settled.errors import ConfigError, SettledError, StoreHeld
 from settled.store.backup import Backup, back_up
 from settled.store.records import AddCredit
+from settled.store.sql import restored
 from settled.store.sqlite import SqliteStore, open_sqlite
 
 T = TypeVar("T")
@@ -277,6 +280,28 @@ def test_a_damaged_database_is_not_backed_up(path: Path, tmp_path: Path) -> None
     with pytest.raises(SettledError):
         back_up(path, tmp_path / "copy")
     assert files(tmp_path) == set()
+
+
+def test_a_copy_without_its_mark_is_no_backup(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restored, "mark", lambda _tx: None)
+    with pytest.raises(SettledError, match="the copy lacks its mark"):
+        back_up(path, tmp_path / "copy")
+    assert files(tmp_path) == set()
+
+
+def test_a_directory_that_cannot_be_synced_is_told_of(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(SettledError, match="could not be synced .Input/output error."):
+        back_up(path, tmp_path / "copy")
+    assert audited(tmp_path / "copy") == 2
 
 
 def test_two_at_a_time_do_not_write_one_file(path: Path, tmp_path: Path) -> None:
