@@ -52,7 +52,8 @@ class Vault:
     async def settle(self, account_id, amount, settlement_id):
         if Path("shut", account_id).exists():
             raise NotSettled("the vault is shut")
-        Path("paid", settlement_id).write_text(f"{account_id} {amount}")
+        Path(settlement_id).write_text(f"{account_id} {amount}")
+        Path(settlement_id).rename(Path("paid", settlement_id))
         while Path("slow", account_id).exists():
             await trio.sleep(0.02)
         return amount
