@@ -84,8 +84,8 @@ async def serve(
             print(daemon.url)
             await trio.sleep_forever()
     """
-    # A command that holds the database just now is no reason not to start.
-    log.info("starting", interrupted_settlements=await patiently(store.interrupt_settlements))
+    interrupted = await patiently(store.interrupt_settlements)  # a command may hold it just now
+    log.info("starting", interrupted_settlements=interrupted)
     connector = Connector(connector_url)
     engine_tasks = _EngineTasks()
     async with trio.open_nursery() as nursery:

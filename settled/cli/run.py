@@ -13,6 +13,7 @@ from settled.errors import ConfigError
 
 if TYPE_CHECKING:
     from settled.engine.protocol import Connect
+    from settled.store.sqlite import SqliteStore
 
 
 @click.command()
@@ -85,6 +86,7 @@ async def _run(settings: Settings, connect: "Connect") -> None:
                 keyfile=settings.keyfile,
             ) as daemon,
         ):
+            await _tell_of_restore(store)
             click.echo(
                 f"settled: {settings.engine} listens on {daemon.url}, database {settings.db}"
             )
@@ -94,3 +96,18 @@ async def _run(settings: Settings, connect: "Connect") -> None:
                     await stop.wait()
             finally:
                 ending.begin()  # a crash is an end as well
+
+
+async def _tell_of_restore(store: "SqliteStore") -> None:
+    import structlog
+
+    from settled.cli.records import iso
+
+    held = await store.held()
+    if held is not None:
+        structlog.get_logger().error(
+            "restored_backup",
+            taken_at=iso(held.taken_ms),
+            held_accounts=len(held.accounts),
+            advice="nothing that is queued is paid before `settled release`",
+        )

@@ -253,3 +253,14 @@ class Difference:
     what: str
     expected: str
     found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is held back since a backup, taken at ``taken_ms``, was restored.
+
+    ``accounts`` are those with a queue that are not released: the id of each, and what is queued.
+    """
+
+    taken_ms: int
+    accounts: tuple[tuple[str, Decimal], ...]

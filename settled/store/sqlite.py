@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ import trio
 from settled import limits
 from settled.amounts import Quantity
 from settled.errors import StoreBusy
-from settled.store import clock, file, lock
+from settled.store import backup, clock, file, lock
 from settled.store.clock import Uptime
 from settled.store.records import (
     Account,
@@ -21,6 +22,7 @@ from settled.store.records import (
     CreditState,
     DeliveryOutcome,
     Difference,
+    Held,
     NextDeliveries,
     NextHook,
     NextSettlement,
@@ -40,6 +42,7 @@ from settled.store.sql import (
     reads,
     recovery,
     requests,
+    restored,
     state,
     upkeep,
 )
@@ -93,6 +96,7 @@ async def open_sqlite(
 
 def _prepare(path: Path, create: bool, exclusive: bool) -> None:
     file.check(path, create=create)
+    backup.refuse_foreign_log(path)
     if file.pending(path):
         with ExitStack() as stack:
             if not exclusive:
@@ -253,6 +257,20 @@ class SqliteStore:
 
     async def list_state(self, account_id: str | None, prefix: str = "") -> list[tuple[str, bytes]]:
         return await self._read(lambda conn: state.list_state(conn, account_id, prefix))
+
+    # --- a restored backup ---
+
+    async def held(self) -> Held | None:
+        """Return what is held back since a backup was restored; ``None``: nothing is."""
+        return await self._read(restored.held)
+
+    async def release(self, account_id: str, paid: Decimal) -> None:
+        """Let the account's queue be paid, less ``paid``, which was paid since the backup."""
+        await self._writer.write(lambda tx: restored.release(tx, account_id, paid))
+
+    async def release_all(self) -> None:
+        """Let every queue be paid: from now on it is a database like any other."""
+        await self._writer.write(restored.release_all)
 
     # --- upkeep ---
 
