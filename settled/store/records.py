@@ -253,3 +253,11 @@ class Difference:
     what: str
     expected: str
     found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """How much a store can still grow, and how much of that is kept for what is under way."""
+
+    free_bytes: int
+    reserve_bytes: int
