@@ -66,7 +66,12 @@ async def _run(settings: Settings, connect: "Connect") -> None:
             nursery.start_soon(_watch, signals, serving, stop, scope)
             with scope:
                 async with (
-                    open_sqlite(settings.db, exclusive=True, create=True) as store,
+                    open_sqlite(
+                        settings.db,
+                        exclusive=True,
+                        create=True,
+                        disk_reserve_bytes=settings.disk_reserve_bytes,
+                    ) as store,
                     serve(
                         connect,
                         store,
