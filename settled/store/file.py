@@ -14,6 +14,7 @@ from settled import limits
 from settled.errors import ConfigError, SettledError, StoreFull
 from settled.store import lock
 from settled.store.sql.schema import APPLICATION_ID, MIGRATIONS
+from settled.text import one_line
 
 with closing(sqlite3.connect(":memory:")) as _empty:
     # Of an empty database, all that the program knows is pending.
@@ -213,7 +214,9 @@ def _back_up(path: Path, conn: sqlite3.Connection) -> Path:
 
 
 def _unchanged(path: Path, error: sqlite3.Error) -> SettledError:
-    what = f"{path} could not be backed up and brought up to date ({error}); it is as it was"
+    what = (
+        f"{path} could not be backed up and brought up to date ({one_line(error)}); it is as it was"
+    )
     if _is_full(error):
         return StoreFull(f"{what}: free as much room beside it as it takes, twice, and start again")
     return ConfigError(f"{what}: mend the cause and start again, or run the former version")
@@ -224,7 +227,7 @@ def unusable(path: Path, error: sqlite3.Error) -> SettledError:
     if _is_full(error):
         return StoreFull(f"{path}: its disk is full: free some room and start again")
     return ConfigError(
-        f"{path} cannot be opened as a database ({error}): check its permissions and its disk; "
+        f"{path} cannot be opened as a database ({one_line(error)}): check its permissions and its disk; "
         f"if it is damaged, restore a backup"
     )
 

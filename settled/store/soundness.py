@@ -15,8 +15,10 @@ from settled.errors import ConfigError, SettledError
 from settled.store import file
 from settled.store.lock import Hold, Record, held, lock_path
 from settled.store.sql.schema import MIGRATIONS
+from settled.text import one_line
 
 _FINDINGS_MAX: Final = 3
+_PREFIX: Final = "*** in database main ***"
 
 
 def prepare(path: Path, create: bool, hold: Hold | None) -> None:
@@ -94,7 +96,7 @@ def check_whole(path: Path, conn: sqlite3.Connection) -> None:
         Damaged: when anything in it is not as it must be.
     """
     rows = conn.execute(f"PRAGMA integrity_check({_FINDINGS_MAX})")
-    findings = [finding for (finding,) in rows if finding != "ok"]
+    findings = [finding.removeprefix(_PREFIX) for (finding,) in rows if finding != "ok"]
     if findings:
         raise damaged(path, "; ".join(findings))
 
@@ -102,8 +104,8 @@ def check_whole(path: Path, conn: sqlite3.Connection) -> None:
 def damaged(path: Path, what: str) -> Damaged:
     """Return what an operator is told of a damaged file."""
     return Damaged(
-        f"{path} is damaged ({what}): keep a copy of it and of the files beside it, check the "
-        f'disk, and restore a backup (docs/operators.md, "Damage")'
+        f"{path} is damaged ({one_line(what)}): keep a copy of it and of the files beside it, "
+        f'check the disk, and restore a backup (docs/operators.md, "Damage")'
     )
 
 
@@ -177,6 +179,6 @@ def _fell_behind(path: Path, seq: int, found: str) -> SettledError:
     log = file.log_of(path)
     return Damaged(
         f"{path} has lost acknowledged changes: its journal had reached entry {seq} and {found}. "
-        f"Put the newer file back, with its {log.name}; if this is a backup that you restored, "
-        f'see docs/operators.md, "Restoring a backup", and remove {lock_path(path)}'
+        f"Put the newer file back, with its {log.name}. To go on without them, see "
+        f'docs/operators.md, "Restoring a backup", and then remove {lock_path(path)}'
     )
