@@ -20,6 +20,9 @@ with closing(sqlite3.connect(":memory:")) as _empty:
     # Of an empty database, all that the program knows is pending.
     _KNOWN: Final = frozenset(migration.name for migration in MIGRATIONS.pending(Database(_empty)))
 
+# What reading a damaged file may raise: the names in SQLite's own messages come from it.
+UNREADABLE: Final = (sqlite3.Error, UnicodeDecodeError)
+
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """Return a connection to the database at ``path``, with the pragmas that promises rest on.
@@ -112,7 +115,7 @@ def check(path: Path, *, create: bool) -> None:
         with closing(connect_looking(path)) as conn:
             (application,) = conn.execute("PRAGMA application_id").fetchone()
             (tables,) = conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    except sqlite3.Error as error:
+    except UNREADABLE as error:
         raise unusable(path, error) from error
     if tables and application != APPLICATION_ID:
         raise ConfigError(f"{path} is not a settled database: give another --db")
@@ -170,7 +173,7 @@ def pending(path: Path) -> list[str]:
             db = Database(conn, execute_plugins=False)
             newer = sorted({row.name for row in MIGRATIONS.applied(db)} - _KNOWN)
             needed = [migration.name for migration in MIGRATIONS.pending(db)]
-    except sqlite3.Error as error:
+    except UNREADABLE as error:
         raise unusable(path, error) from error
     if newer:
         raise ConfigError(
@@ -222,15 +225,15 @@ def _unchanged(path: Path, error: sqlite3.Error) -> SettledError:
     return ConfigError(f"{what}: mend the cause and start again, or run the former version")
 
 
-def unusable(path: Path, error: sqlite3.Error) -> SettledError:
+def unusable(path: Path, error: Exception) -> SettledError:
     """Return what an operator is told of a file that SQLite cannot open or read."""
     if _is_full(error):
         return StoreFull(f"{path}: its disk is full: free some room and start again")
     return ConfigError(
-        f"{path} cannot be opened as a database ({one_line(error)}): check its permissions and its disk; "
-        f"if it is damaged, restore a backup"
+        f"{path} cannot be opened as a database ({one_line(error)}): check its permissions and "
+        f"its disk; if it is damaged, restore a backup"
     )
 
 
-def _is_full(error: sqlite3.Error) -> bool:
+def _is_full(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL

@@ -78,7 +78,7 @@ def inspect(path: Path, record: Record) -> None:
                 check_whole(path, conn)
             _check_log(path, conn)
             _check_progress(path, conn, record)
-    except sqlite3.Error as error:
+    except file.UNREADABLE as error:
         raise damaged(path, str(error)) from error
 
 
@@ -151,7 +151,7 @@ def _check_log(path: Path, conn: sqlite3.Connection) -> None:
         return
     entry = None
     # Without its log the file may be half-way between two states, and unreadable.
-    with suppress(sqlite3.Error), closing(file.connect_looking(path, without_log=True)) as alone:
+    with suppress(*file.UNREADABLE), closing(file.connect_looking(path, without_log=True)) as alone:
         entry = alone.execute("SELECT * FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
     if entry is None:
         return
