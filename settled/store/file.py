@@ -195,16 +195,21 @@ def migrate(path: Path) -> Path | None:
     with closing(connect(path)) as conn:
         db = Database(conn, execute_plugins=False)
         try:
-            backup = _back_up(path, conn) if MIGRATIONS.applied(db) else None
+            backup = back_up(path, conn, "backup") if MIGRATIONS.applied(db) else None
             MIGRATIONS.apply(db)
         except sqlite3.Error as error:
             raise _unchanged(path, error) from error
     return backup
 
 
-def _back_up(path: Path, conn: sqlite3.Connection) -> Path:
+def back_up(path: Path, conn: sqlite3.Connection, kind: str) -> Path:
+    """Write what ``conn`` sees to ``<path>.<time>.<kind>``, and return that; all or nothing of it.
+
+    Raises:
+        sqlite3.Error: when it cannot be written.
+    """
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    backup = path.with_name(f"{path.name}.{stamp}.backup")
+    backup = path.with_name(f"{path.name}.{stamp}.{kind}")
     try:
         with closing(sqlite3.connect(backup)) as target:
             conn.backup(target)

@@ -47,11 +47,25 @@ class Guard:
         """Raise ``StoreBroken`` if any of the files has gone. It takes microseconds."""
         for path, identity in self._files.items():
             if _identity(path) != identity:
+                self._hold.renew(self._path)
                 raise StoreBroken(
                     f"{path} was deleted, renamed or replaced while it was in use: nothing more is "
-                    f"acknowledged. Put it back under its name, with the files beside it, or "
-                    f'restore a backup (docs/operators.md, "Damage"), then start again'
+                    f"acknowledged. Put it back under its name, with the files beside it, or use "
+                    f'the newest {self._path}.*.rescued (docs/operators.md, "Damage"), then start '
+                    f"again"
                 )
+
+    def leave(self, conn: sqlite3.Connection) -> None:
+        """At the end, if the database goes by its name no more, leave a copy of it there.
+
+        Raises:
+            StoreBroken: when any of the files has gone.
+        """
+        path = self._path.absolute()
+        if _identity(path) != self._files[path]:
+            with suppress(sqlite3.Error):  # there may be no room, or no directory
+                file.back_up(self._path, conn, "rescued")
+        self.check()
 
     def committed(self, conn: sqlite3.Connection) -> None:
         """See to it that what was committed is where the next start looks, and remember it."""

@@ -72,6 +72,14 @@ class Hold:
             with suppress(OSError):
                 os.pwrite(self._descriptor, record.encoded(), 0)
 
+    def renew(self, path: Path) -> None:
+        """Write the record anew if its file has gone, so that no start takes the database for new.
+
+        Call it when the database itself has gone, and nothing holds it any more.
+        """
+        with suppress(OSError), open(lock_path(path), "xb") as anew:
+            anew.write(self.record.encoded())
+
     def suspect(self) -> None:
         """Remember that the database was found damaged."""
         self.remember(seq=self.record.seq or 0, suspect=True)

@@ -57,7 +57,11 @@ class Readers:
         finally:
             self._idle.append(conn)
 
-    def close(self) -> None:
-        """Close the connections; nothing reads any more."""
-        while self._idle:
-            self._idle.pop().close()
+    def close(self, leave: Callable[[sqlite3.Connection], None] | None) -> None:
+        """Close the connections, after a last look with one of them; nothing reads any more."""
+        try:
+            if leave is not None:
+                leave(self._idle[0])
+        finally:
+            while self._idle:
+                self._idle.pop().close()

@@ -118,9 +118,15 @@ class SqliteStore:
         self._read = self._readers.read
 
     async def aclose(self) -> None:
-        """Commit what waits and close every connection."""
+        """Commit what waits and close every connection.
+
+        Raises:
+            StoreBroken: when a daemon's database has gone; what can be saved of it is saved.
+        """
         await self._writer.aclose()
-        self._readers.close()
+        leave = None if self._guard is None else self._guard.leave
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._readers.close, leave)
 
     # --- accounts ---
 
