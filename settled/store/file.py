@@ -22,6 +22,8 @@ with closing(sqlite3.connect(":memory:")) as _empty:
 
 # What reading a damaged file may raise: the names in SQLite's own messages come from it.
 UNREADABLE: Final = (sqlite3.Error, UnicodeDecodeError)
+# The second is what SQLite says when there is no room for its index of the log.
+_FULL: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -114,7 +116,11 @@ def check(path: Path, *, create: bool) -> None:
     try:
         with closing(connect_looking(path)) as conn:
             (application,) = conn.execute("PRAGMA application_id").fetchone()
-            (tables,) = conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            # The first start may have been cut off right after it made the list of migrations.
+            (tables,) = conn.execute(
+                "SELECT count(*) FROM sqlite_schema WHERE tbl_name <> ?",
+                (MIGRATIONS.migrations_table,),
+            ).fetchone()
     except UNREADABLE as error:
         raise unusable(path, error) from error
     if tables and application != APPLICATION_ID:
@@ -192,12 +198,16 @@ def migrate(path: Path) -> Path | None:
         ConfigError: when the backup or the change failed; the database is as it was.
         StoreFull: when there is no room for them; the database is as it was.
     """
+    backup = None
     with closing(connect(path)) as conn:
         db = Database(conn, execute_plugins=False)
         try:
-            backup = back_up(path, conn, "backup") if MIGRATIONS.applied(db) else None
+            if MIGRATIONS.applied(db):
+                backup = back_up(path, conn, "backup")
             MIGRATIONS.apply(db)
         except sqlite3.Error as error:
+            if backup is not None:
+                backup.unlink()  # nothing was changed; and every next try leaves another
             raise _unchanged(path, error) from error
     return backup
 
@@ -241,4 +251,4 @@ def unusable(path: Path, error: Exception) -> SettledError:
 
 
 def _is_full(error: Exception) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+    return getattr(error, "sqlite_errorcode", 0) in _FULL

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from settled.errors import ConfigError, StoreHeld
+from settled.errors import ConfigError, StoreFull, StoreHeld
 
 # A command that asks who holds the database holds it for a moment itself.
 _PROBE_S: Final = 0.3
@@ -99,7 +99,8 @@ def held(path: Path) -> Iterator[Hold]:
 
     Raises:
         StoreHeld: when another process holds it; the message names its pid.
-        ConfigError: when the files cannot be written.
+        ConfigError: when the files cannot be opened.
+        StoreFull: when there is no room for the lock's few bytes.
     """
     beside = lock_path(path)
     with _opened(beside) as lock_file:
@@ -111,8 +112,9 @@ def held(path: Path) -> Iterator[Hold]:
             try:
                 hold = Hold(lock_file, _record_in(lock_file))
             except OSError as error:
-                raise ConfigError(
-                    f"cannot write {beside}: {error.strerror}; its disk needs some room"
+                raise StoreFull(
+                    f"cannot write {beside}: {error.strerror}; make some room on its disk, and "
+                    f"start again"
                 ) from error
             yield hold
         finally:

@@ -131,7 +131,9 @@ def run_daemon(directory: Path, *arguments: str, user: int | None = None) -> tup
 
     There must be one line on standard error besides its log, and never a traceback.
     """
-    (directory / "idle.py").write_text(IDLE_ENGINE)
+    engine = directory / "idle.py"
+    if not engine.exists():
+        engine.write_text(IDLE_ENGINE)
     command = [sys.executable, "-m", "settled", "run", "--engine", "idle:connect"]
     ended = subprocess.run(
         [*command, "--listen", "127.0.0.1:0", "--log-format", "json", *arguments],
