@@ -1,5 +1,6 @@
 """A database with some of everything in it, as a clean stop or a ``kill -9`` leaves it."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from settled.store.records import AddCredit, Delivered, NotSent, SetState, Settl
 from settled.store.sqlite import SqliteStore, open_sqlite
 
 NAME = "settled.db"
+LOG, LOCK = f"{NAME}-wal", f"{NAME}.lock"
 IDLE_ENGINE = """
 import trio
 
@@ -104,6 +106,11 @@ def files(directory: Path) -> Files:
     }
 
 
+def data(content: Files) -> Files:
+    """Return the files that hold data: the lock's names another process each time."""
+    return {name: value for name, value in content.items() if name != LOCK}
+
+
 def put(directory: Path, content: Files) -> None:
     """Make these the database's files."""
     for path in directory.glob(f"{NAME}*"):
@@ -126,19 +133,21 @@ async def start(path: Path) -> dict[str, object] | str:
     return reason
 
 
-def run_daemon(directory: Path, *arguments: str, user: int | None = None) -> tuple[int, str]:
+def run_daemon(directory: Path, *arguments: str) -> tuple[int, str]:
     """Run ``settled run``, which is expected to end by itself; return its exit code and last words.
 
-    There must be one line on standard error besides its log, and never a traceback.
+    It runs without the rights by which root may write to everything. There must be one line on
+    standard error besides its log, and never a traceback.
     """
     engine = directory / "idle.py"
     if not engine.exists():
         engine.write_text(IDLE_ENGINE)
     command = [sys.executable, "-m", "settled", "run", "--engine", "idle:connect"]
+    if os.geteuid() == 0:
+        command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
     ended = subprocess.run(
         [*command, "--listen", "127.0.0.1:0", "--log-format", "json", *arguments],
         cwd=directory,
-        user=user,
         capture_output=True,
         check=False,
         text=True,

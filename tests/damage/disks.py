@@ -35,6 +35,10 @@ class Disk:
                     continue  # somebody else has written in between
                 return
 
+    def remount(self, mode: str) -> None:
+        """Make it read-only (``ro``) or not (``rw``)."""
+        subprocess.run(["mount", "-o", f"remount,{mode}", str(self.root)], check=True)
+
     def empty(self) -> None:
         """Take the ballast away."""
         self._ballast.unlink(missing_ok=True)

@@ -12,12 +12,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlite_utils import Database
 
 from settled.store.records import Account, Credit, Settlement
-from tests.damage.books import NAME, Files, files, killed_files, put, start
+from settled.store.sql.schema import MIGRATIONS
+from tests.damage.books import LOCK, LOG, NAME, Files, data, files, killed_files, put, start
 from tests.damage.conftest import Good
 
-LOG, LOCK = f"{NAME}-wal", f"{NAME}.lock"
 PAGE_BYTES = 4096
 FRAME_BYTES = PAGE_BYTES + 24
 # `make damage` takes more of them.
@@ -43,11 +44,6 @@ async def whole_or_refused(path: Path, content: Files, good: Good) -> str:
     if not found.startswith("books differ"):
         assert data(files(path.parent)) == data(content), "it was touched"
     return found
-
-
-def data(content: Files) -> Files:
-    """Return the files that hold data: the lock's names another process each time."""
-    return {name: value for name, value in content.items() if name != LOCK}
 
 
 def money(found: dict[str, object]) -> list[object]:
@@ -208,6 +204,13 @@ async def test_no_fresh_database_takes_the_place_of_one_that_is_gone(
     assert (path.read_bytes() if path.exists() else None) == left
     path.with_name(LOCK).unlink()
     assert isinstance(await start(path), dict), "afresh, since the operator says so"
+
+
+async def test_a_first_start_that_was_cut_off_is_no_obstacle(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as conn:
+        MIGRATIONS.ensure_migrations_table(Database(conn))
+        conn.commit()
+    assert isinstance(await start(path), dict)
 
 
 async def test_an_older_copy_is_refused_until_the_operator_says_so(

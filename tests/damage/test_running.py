@@ -20,11 +20,9 @@ from settled.amounts import Quantity
 from settled.errors import StoreBroken
 from settled.store.sqlite import open_sqlite
 from tests.daemon_process import daemon_process, ended
-from tests.damage.books import IDLE_ENGINE, NAME, run_daemon, start
+from tests.damage.books import IDLE_ENGINE, LOG, NAME, run_daemon, start
 from tests.damage.conftest import Good
 from tests.harness import conserved
-
-LOG = f"{NAME}-wal"
 
 
 def delete(path: Path) -> None:
