@@ -43,7 +43,7 @@ async def test_a_writer_that_holds_the_lock_costs_a_503_and_nothing_else(
     answers: dict[str, httpx2.Response] = {}
     async with (
         open_sqlite(path, exclusive=True, create=True) as store,
-        serve(connect, store, listen="127.0.0.1:0") as daemon,
+        serve(connect, store, listen="127.0.0.1:0", grace_s=0.1) as daemon,
         httpx2.AsyncClient(trust_env=False, base_url=daemon.url, timeout=20) as client,
     ):
         await client.post("/accounts", json={"id": "alice"})
