@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test run check format docs clean
+.PHONY: help demo test damage run check format docs clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -27,6 +27,9 @@ demo: $(READY)  ## two daemons settle with each other, one is killed and restart
 
 test: $(DEV)  ## run the tests
 	$(BIN)/python -m pytest -q
+
+damage: $(DEV)  ## damage database files in many more places than `make test` does
+	SETTLED_DAMAGE_SAMPLES=$${SAMPLES:-60} $(BIN)/python -m pytest -q tests/damage
 
 run: $(READY)  ## run one daemon, with the loopback engine unless SETTLED_ENGINE names another
 	SETTLED_ENGINE=$${SETTLED_ENGINE:-loopback} $(BIN)/settled run
