@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
+from settled.errors import ConfigError
+from settled.store import file
 from settled.store.records import Account, Credit, Settlement
 from settled.store.sql.schema import MIGRATIONS
 from tests.damage.books import LOCK, LOG, NAME, Files, data, files, killed_files, put, start
@@ -204,6 +206,13 @@ async def test_no_fresh_database_takes_the_place_of_one_that_is_gone(
     assert (path.read_bytes() if path.exists() else None) == left
     path.with_name(LOCK).unlink()
     assert isinstance(await start(path), dict), "afresh, since the operator says so"
+
+
+async def test_a_connection_never_makes_a_file(path: Path) -> None:
+    """Such as one that a reader opens later, when the database has gone."""
+    with pytest.raises(ConfigError, match="cannot be opened"):
+        file.connect(path)
+    assert not path.exists()
 
 
 async def test_a_first_start_that_was_cut_off_is_no_obstacle(path: Path) -> None:
