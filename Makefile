@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test damage run check format docs clean
+.PHONY: help demo test damage run check simulate format docs clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -39,6 +39,9 @@ check: $(DEV)  ## ruff, mypy --strict, and that the docs say what the program do
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m tests.docs --check
+
+simulate: $(DEV)  ## run the whole under simulated faults, SEEDS=1000 runs from FIRST=1 on
+	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),1)
 
 docs: $(DEV)  ## write the generated parts of the docs anew
 	$(BIN)/python -m tests.docs

@@ -82,8 +82,7 @@ async def serve(
             print(daemon.url)
             await trio.sleep_forever()
     """
-    # A command that holds the database just now is no reason not to start.
-    interrupted = await patiently(store.interrupt_settlements)
+    interrupted = await patiently(store.interrupt_settlements)  # a command may hold it just now
     log.info("starting", interrupted_settlements=interrupted)
     async with open_connector(connector_url) as connector, trio.open_nursery() as nursery:
         engine_tasks = _EngineTasks()

@@ -111,12 +111,22 @@ def settings_options(command: Callable[..., T]) -> Callable[..., T]:
     """Add every setting of the daemon as an option; the command gets ``config``, a ``Config``."""
 
     @functools.wraps(command)
-    def resolved(*args: Any, config: str | None, option_flags: tuple[str, ...], **kwargs: Any) -> T:
-        flags = {info.name: kwargs.pop(info.name) for info in SETTINGS}
-        found: Config = resolve(flags, option_flags, os.environ, config)
-        return command(*args, config=found, **kwargs)
+    def resolved(*args: Any, find_config: Callable[[], Config], **kwargs: Any) -> T:
+        return command(*args, config=find_config(), **kwargs)
 
-    wrapped = click.option("--config", metavar="PATH", help=_CONFIG_HELP)(resolved)
+    return unresolved_settings_options(resolved)
+
+
+def unresolved_settings_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Add the same; the command gets ``find_config``, which gives a ``Config`` or raises."""
+
+    @functools.wraps(command)
+    def gathered(*args: Any, config: str | None, option_flags: tuple[str, ...], **kwargs: Any) -> T:
+        flags = {info.name: kwargs.pop(info.name) for info in SETTINGS}
+        find_config = functools.partial(resolve, flags, option_flags, os.environ, config)
+        return command(*args, find_config=find_config, **kwargs)
+
+    wrapped = click.option("--config", metavar="PATH", help=_CONFIG_HELP)(gathered)
     wrapped = click.option(
         "-o",
         "option_flags",

@@ -17,6 +17,9 @@ COMMANDS: Final = {
         "settlements",
         "credits",
         "audit",
+        "backup",
+        "release",
+        "check",
         "engines",
         "config",
     )

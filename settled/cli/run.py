@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import trio
 
     from settled.engine.protocol import Connect
+    from settled.store.sqlite import SqliteStore
 
 
 _SAME_SIGNAL_S: Final = 0.5
@@ -83,6 +84,7 @@ async def _run(settings: Settings, connect: "Connect") -> None:
                         keyfile=settings.keyfile,
                     ) as daemon,
                 ):
+                    await _tell_of_restore(store)
                     click.echo(
                         f"settled: {settings.engine} listens on {daemon.url}, "
                         f"database {settings.db}"
@@ -90,6 +92,21 @@ async def _run(settings: Settings, connect: "Connect") -> None:
                     serving.set()
                     await stop.wait()
             nursery.cancel_scope.cancel()
+
+
+async def _tell_of_restore(store: "SqliteStore") -> None:
+    import structlog
+
+    from settled.cli.records import iso
+
+    held = await store.held()
+    if held is not None:
+        structlog.get_logger().error(
+            "restored_backup",
+            taken_at=iso(held.taken_ms),
+            held_accounts=len(held.accounts),
+            advice="nothing that is queued is paid before `settled release`",
+        )
 
 
 async def _watch(

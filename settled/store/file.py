@@ -13,6 +13,7 @@ from sqlite_utils import Database
 from settled import limits
 from settled.errors import ConfigError, SettledError, StoreFull
 from settled.store import lock
+from settled.store.records import Space
 from settled.store.sql.schema import APPLICATION_ID, MIGRATIONS
 from settled.text import one_line
 
@@ -91,6 +92,15 @@ def free_bytes(path: Path) -> int | None:
     except OSError:
         return None
     return disk.f_bavail * disk.f_frsize
+
+
+def space(path: Path, reserve_bytes: int) -> Space | None:
+    """Return how much room there is, with a reserve (0: nobody asks).
+
+    Call it in a thread that may be left behind: on a network that hangs it can take for ever.
+    """
+    free = free_bytes(path) if reserve_bytes else None
+    return None if free is None else Space(free, reserve_bytes)
 
 
 def check(path: Path, *, create: bool) -> None:

@@ -10,6 +10,7 @@ import trio
 from settled import limits
 from settled.errors import StoreBroken
 from settled.store import file
+from settled.store.guard import Guard
 from settled.store.writer import Writer
 
 _T = TypeVar("_T")
@@ -21,17 +22,15 @@ class Readers:
     Args:
         path: the database.
         writer: judges what SQLite reports, and writes no more once a reader has met damage.
-        check: called before each read; it may raise ``StoreBroken``.
-        ahead: how many to open at once. A daemon opens them all, so that reads go on when
-            strangers have used up its descriptors.
+        guard: a daemon's. It opens all of them at once, so that reads go on when strangers have
+            used up its descriptors, and looks at its files before each read and at the end.
     """
 
-    def __init__(
-        self, path: Path, writer: Writer, *, check: Callable[[], None], ahead: int
-    ) -> None:
+    def __init__(self, path: Path, writer: Writer, guard: Guard | None) -> None:
         self._path = path
         self._writer = writer
-        self._check = check
+        self._guard = guard
+        ahead = 0 if guard is None else limits.READERS_MAX
         self._idle = [file.connect(path, read_only=True) for _ in range(ahead)]
         self._limiter = trio.CapacityLimiter(limits.READERS_MAX)
 
@@ -47,7 +46,8 @@ class Readers:
     def _in_thread(self, read: Callable[[sqlite3.Connection], _T]) -> _T:
         conn = self._idle.pop() if self._idle else file.connect(self._path, read_only=True)
         try:
-            self._check()
+            if self._guard is not None:
+                self._guard.check()
             return read(conn)
         except StoreBroken as error:
             self._writer.stop(error)
@@ -57,11 +57,11 @@ class Readers:
         finally:
             self._idle.append(conn)
 
-    def close(self, leave: Callable[[sqlite3.Connection], None] | None) -> None:
-        """Close the connections, after a last look with one of them; nothing reads any more."""
+    def close(self) -> None:
+        """Close the connections; nothing reads any more."""
         try:
-            if leave is not None:
-                leave(self._idle[0])
+            if self._guard is not None:
+                self._guard.leave(self._idle[0])
         finally:
             while self._idle:
                 self._idle.pop().close()

@@ -261,3 +261,14 @@ class Space:
 
     free_bytes: int
     reserve_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is held back since a backup, taken at ``taken_ms``, was restored.
+
+    ``accounts`` are those with a queue that are not released: the id of each, and what is queued.
+    """
+
+    taken_ms: int
+    accounts: tuple[tuple[str, Decimal], ...]

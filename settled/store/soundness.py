@@ -12,8 +12,9 @@ from sqlite_utils import Database
 
 from settled import limits
 from settled.errors import ConfigError, SettledError
-from settled.store import file
+from settled.store import backup, file
 from settled.store.lock import Hold, Record, held, lock_path
+from settled.store.sql import restored
 from settled.store.sql.schema import MIGRATIONS
 from settled.text import one_line
 
@@ -33,6 +34,7 @@ def prepare(path: Path, create: bool, hold: Hold | None) -> None:
         SettledError: when it cannot be used; the message says what to do.
     """
     file.check(path, create=create)
+    backup.refuse_foreign_log(path)
     if hold is not None:
         inspect(path, hold.record)
     elif create:
@@ -164,8 +166,12 @@ def _check_log(path: Path, conn: sqlite3.Connection) -> None:
 
 
 def _check_progress(path: Path, conn: sqlite3.Connection, record: Record) -> None:
+    """Refuse what is older than what was acknowledged, unless it is a backup by its mark.
+
+    That one was put there by the operator, and pays nothing before he has released it.
+    """
     reached = last_seq(conn)
-    if record.seq is not None and reached < record.seq:
+    if record.seq is not None and reached < record.seq and not restored.is_marked(conn):
         raise _fell_behind(path, record.seq, f"has {reached}")
 
 
@@ -179,6 +185,6 @@ def _fell_behind(path: Path, seq: int, found: str) -> SettledError:
     log = file.log_of(path)
     return Damaged(
         f"{path} has lost acknowledged changes: its journal had reached entry {seq} and {found}. "
-        f"Put the newer file back, with its {log.name}. To go on without them, see "
+        f"Put the newer file back, with its {log.name}, or restore a backup. To go on without, see "
         f'docs/operators.md, "Restoring a backup", and then remove {lock_path(path)}'
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import trio
@@ -21,6 +22,7 @@ from settled.store.records import (
     CreditState,
     DeliveryOutcome,
     Difference,
+    Held,
     NextDeliveries,
     NextHook,
     NextSettlement,
@@ -41,6 +43,7 @@ from settled.store.sql import (
     reads,
     recovery,
     requests,
+    restored,
     state,
     upkeep,
 )
@@ -107,14 +110,10 @@ class SqliteStore:
         self._path = path
         self._disk_reserve_bytes = disk_reserve_bytes
         conn = file.connect(path)
-        self._guard = None if hold is None else Guard(path, hold, conn)
-        if self._guard is None:
-            self._writer = Writer(conn, now_ms, uptime, nudge=True)
-            self._readers = Readers(path, self._writer, check=lambda: None, ahead=0)
-        else:
-            guard = self._guard
-            self._writer = Writer(conn, now_ms, uptime, nudge=False, committed=guard.committed)
-            self._readers = Readers(path, self._writer, check=guard.check, ahead=limits.READERS_MAX)
+        self._guard = guard = None if hold is None else Guard(path, hold, conn)
+        committed = None if guard is None else guard.committed
+        self._writer = Writer(conn, now_ms, uptime, nudge=guard is None, committed=committed)
+        self._readers = Readers(path, self._writer, guard)
         self._read = self._readers.read
 
     async def aclose(self) -> None:
@@ -124,9 +123,8 @@ class SqliteStore:
             StoreBroken: when a daemon's database has gone; what can be saved of it is saved.
         """
         await self._writer.aclose()
-        leave = None if self._guard is None else self._guard.leave
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(self._readers.close, leave)
+            await trio.to_thread.run_sync(self._readers.close)
 
     # --- accounts ---
 
@@ -251,16 +249,26 @@ class SqliteStore:
     async def list_state(self, account_id: str | None, prefix: str = "") -> list[tuple[str, bytes]]:
         return await self._read(lambda conn: state.list_state(conn, account_id, prefix))
 
+    # --- a restored backup ---
+
+    async def held(self) -> Held | None:
+        """Return what is held back since a backup was restored; ``None``: nothing is."""
+        return await self._read(restored.held)
+
+    async def release(self, account_id: str, paid: Decimal) -> None:
+        """Let the account's queue be paid, less ``paid``, which was paid since the backup."""
+        await self._writer.write(lambda tx: restored.release(tx, account_id, paid))
+
+    async def release_all(self) -> None:
+        """Let every queue be paid: from now on it is a database like any other."""
+        await self._writer.write(restored.release_all)
+
     # --- upkeep ---
 
     async def space(self) -> Space | None:
-        if not self._disk_reserve_bytes:
-            return None
-        # In a thread of its own: on a network that hangs, even this question can take for ever.
-        free_bytes = await trio.to_thread.run_sync(
-            file.free_bytes, self._path, abandon_on_cancel=True
+        return await trio.to_thread.run_sync(
+            file.space, self._path, self._disk_reserve_bytes, abandon_on_cancel=True
         )
-        return None if free_bytes is None else Space(free_bytes, self._disk_reserve_bytes)
 
     async def look_over(self) -> list[Difference]:
         return [] if self._guard is None else await self._guard.look_over()

@@ -55,7 +55,7 @@ class Writer:
         uptime: Callable[[], Uptime],
         *,
         nudge: bool,
-        committed: Callable[[sqlite3.Connection], None] = lambda _conn: None,
+        committed: Callable[[sqlite3.Connection], None] | None = None,
     ) -> None:
         self._conn = conn
         self._now_ms = now_ms
@@ -183,7 +183,8 @@ class Writer:
                 return True
             return False
         try:
-            self._committed(self._conn)
+            if self._committed is not None:
+                self._committed(self._conn)
         except StoreBroken as error:
             self.stop(error)
             self._fail(jobs, error)

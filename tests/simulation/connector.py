@@ -19,7 +19,7 @@ from tests.simulation.world import DAY_S, Violation, World
 
 _TIMEOUT_S: Final = 5.0
 _KEY_LIFE_S: Final = DAY_S  # after its first use, as connectors keep them
-_RETRIES_S: Final = 30.0
+_RETRY_S: Final = 5.0
 
 # Makes the host's daemon answer; ``None`` when it is down, dies, or gives no answer.
 Daemon = Callable[[Callable[[Operations], Awaitable[Reply]]], Awaitable[Answer | None]]
@@ -55,6 +55,13 @@ class Connector:
     credited: defaultdict[str, Decimal] = field(default_factory=lambda: defaultdict(lambda: ZERO))
     effects: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     _keys: dict[str, float] = field(default_factory=dict)
+    _mute: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        dice, horizon_s = self.world.dice, self.world.horizon_s
+        if horizon_s >= DAY_S and dice.random() < 0.3:
+            from_s = dice.uniform(0, horizon_s / 2)
+            self._mute = (from_s, from_s + dice.uniform(0.5, 1.5) * DAY_S)
 
     # --- what it asks of its engine ---
 
@@ -115,7 +122,7 @@ class Connector:
                         raise Violation(f"the daemon of {self.name} answered {answer}")
                     if answer.status != 503:
                         return answer.status
-            await trio.sleep(self.world.delay_s(min(_RETRIES_S, self.world.horizon_s / 50)))
+            await trio.sleep(self.world.delay_s(max(_RETRY_S, self.world.horizon_s / 200)))
 
     # --- what its engine asks of it ---
 
@@ -135,6 +142,10 @@ class Connector:
             request.headers["Idempotency-Key"],
             Quantity(quantity["amount"], quantity["scale"]).value,
         )
+        from_s, until_s = self._mute
+        mute = from_s < trio.current_time() < until_s
+        if self.world.fault("connector mute for a day", 1.0 if mute else 0.0):
+            return None
         if self.world.fault("connector fails after", rate / 3):
             return Answer(self.world.dice.choice([500, 502, 503, 409]))
         if self.world.fault("connector hangs after", rate / 6):

@@ -87,7 +87,7 @@ class Disk(Writer):
         self._now_ms = now_ms
         self._uptime = uptime
         self._nudge = False
-        self._committed = lambda _conn: None
+        self._committed = None
         self._broken = None
         self._closed = False
         self._on_commit = on_commit
@@ -113,27 +113,34 @@ class Disk(Writer):
 
     async def run(self) -> None:
         """Commit what comes until the power fails."""
-        while not self._dead:
-            if not self._waiting:
-                self._more = trio.Event()
-                await self._more.wait()
-            slow = self._world.fault("slow disk", self._world.rates.disk / 10)
-            await trio.sleep(self._world.delay_s(_SLOW_COMMIT_S if slow else _COMMIT_S))
-            if self._dead:
-                return
-            self._held, self._waiting = self._waiting, []
-            crash = self._world.fault("power lost in a commit", self._world.rates.crash_in_commit)
-            if crash:
-                self.before = self._files()
-            self._commit(self._held)
-            if crash:
-                self._on_crash()
-                return
-            self._on_commit()
-            await trio.sleep(self._world.delay_s(_COMMIT_S))
-            held, self._held = self._held, []
-            if not self._dead:
-                _wake(held)
+        try:
+            while not self._dead:
+                await self._commit_next()
+        finally:
+            self.kill()  # whoever still waits must not wait for ever
+
+    async def _commit_next(self) -> None:
+        rates = self._world.rates
+        if not self._waiting:
+            self._more = trio.Event()
+            await self._more.wait()
+        slow = self._world.fault("slow disk", rates.disk / 10)
+        await trio.sleep(self._world.delay_s(_SLOW_COMMIT_S if slow else _COMMIT_S))
+        if self._dead:
+            return
+        self._held, self._waiting = self._waiting, []
+        crash = self._world.fault("power lost in a commit", rates.crash_in_commit)
+        if crash:
+            self.before = self._files()
+        self._commit(self._held)
+        if crash:
+            self._on_crash()
+            return
+        self._on_commit()
+        await trio.sleep(self._world.delay_s(_COMMIT_S))
+        held, self._held = self._held, []
+        if not self._dead:
+            _wake(held)
 
     def kill(self) -> None:
         """Have nothing happen any more: whoever waits for a commit dies."""

@@ -80,7 +80,7 @@ class SimulatedEngine:
 
     async def watch(self) -> None:
         """Credit what arrives, from a cursor on; now and then from an older one."""
-        period_s = min(60.0, self._world.horizon_s / 100)
+        period_s = self._world.horizon_s / 300
         while True:
             await trio.sleep(self._world.delay_s(period_s))
             cursor = await self._services.state.get("cursor") or 0
@@ -91,6 +91,8 @@ class SimulatedEngine:
             except ConnectionError:
                 continue
             self._check_alive()
+            if not arrived:
+                continue
             try:
                 async with self._services.transaction() as transaction:
                     for transfer in arrived:

@@ -34,6 +34,7 @@ from settled.store.sql.ledger import (
     shortened,
     wait_ms,
 )
+from settled.store.sql.restored import unclear_since
 from settled.store.sql.steady import steady_ms
 
 CREDITS: Final = """
@@ -97,14 +98,16 @@ def add_credit(tx: Tx, change: AddCredit) -> int | None:
         raise AccountNotFound(change.account_id)
     key = credit_key(change.account_id, settlement_id)
     tx.conn.execute(
-        "INSERT INTO credits (id, account, account_id, settlement_id, amount, state, created_ms, "
-        "updated_ms) VALUES (?, ?, ?, ?, ?, 'undelivered', ?, ?)",
+        "INSERT INTO credits (id, account, account_id, settlement_id, amount, state, reason, "
+        "ambiguous_ms, ambiguous_steady_ms, created_ms, updated_ms) "
+        "VALUES (?, ?, ?, ?, ?, 'undelivered', ?, ?, ?, ?, ?)",
         (
             key,
             account.number,
             change.account_id,
             settlement_id,
             to_text(amount),
+            *unclear_since(tx.conn),  # found again after a restore, it may have been delivered
             tx.now_ms,
             tx.now_ms,
         ),

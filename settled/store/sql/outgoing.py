@@ -26,6 +26,7 @@ from settled.store.sql.ledger import (
     shortened,
     wait_ms,
 )
+from settled.store.sql.restored import why_held
 
 SETTLEMENTS: Final = """
     SELECT s.number, s.id, s.account, a.id, s.amount, s.state, s.settled, s.reason, s.failures,
@@ -82,6 +83,11 @@ def next_settlement(
         return NextSettlement(standing, delay_ms=wait_ms(standing.retry_ms, tx.now_ms))
     queued = account.balance["queued"]
     if account.state != "open" or queued <= 0 or account.retry_ms is None:
+        return NextSettlement()
+    if (why := why_held(tx.conn, account)) is not None:
+        if account.waiting != why:
+            account.waiting = why
+            account.save(tx)
         return NextSettlement()
     delay_ms = wait_ms(account.retry_ms, tx.now_ms)
     if delay_ms > 0:

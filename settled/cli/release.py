@@ -1,0 +1,106 @@
+"""``settled release``: the operator's word that a restored backup may pay again."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from settled.amounts import ZERO, from_text, to_text
+from settled.cli.accounts import tell_without_daemon
+from settled.cli.common import db_option, debug_option, json_option, print_json, print_table
+from settled.cli.records import account_json, echo_record, iso
+
+if TYPE_CHECKING:
+    from settled.store.records import Account, Held
+
+
+@click.command()
+@click.argument("account", required=False)
+@click.option(
+    "--paid",
+    metavar="AMOUNT",
+    help="What the ledger says was paid to the peer of ACCOUNT since the backup.",
+)
+@click.option("--all", "everything", is_flag=True, help="Release all that is still held.")
+@db_option
+@json_option
+@debug_option
+def release(
+    *, account: str | None, paid: str | None, everything: bool, db: Path, as_json: bool
+) -> None:
+    """Let a restored backup pay what is queued for ACCOUNT, or show what is held.
+
+    A backup has forgotten the payments that were made after it: they are queued in it again. So a
+    daemon on a restored backup takes requests and credits, but pays nothing that is queued until
+    the account is released. Find out on the ledger what was paid since, in payments whose ids
+    `settled settlements show` does not know, and give their sum with --paid: it is taken off the
+    queue. Without --paid, you say that nothing was.
+
+    \b
+    Examples:
+      settled release
+      settled release alice --paid 12.50
+      settled release bob
+      settled release --all
+    """
+    import trio
+
+    if account is None and paid is not None:
+        raise click.UsageError("--paid goes with an ACCOUNT")
+    if account is not None and everything:
+        raise click.UsageError("give an ACCOUNT or --all, not both")
+    if account is not None:
+        amount = ZERO if paid is None else from_text(paid)
+        released = trio.run(_release, db, account, amount)
+        echo_record(account_json(released), as_json=as_json)
+        tell_without_daemon(db, "it is paid")
+    else:
+        _show(trio.run(_release_all if everything else _held, db), as_json=as_json)
+        if everything:
+            tell_without_daemon(db, "all is paid")
+
+
+async def _release(db: Path, account_id: str, paid: Any) -> "Account":
+    from settled.store.sqlite import open_sqlite
+
+    async with open_sqlite(db, exclusive=False) as store:
+        await store.release(account_id, paid)
+        return await store.account(account_id)
+
+
+async def _release_all(db: Path) -> None:
+    from settled.store.sqlite import open_sqlite
+
+    async with open_sqlite(db, exclusive=False) as store:
+        await store.release_all()
+
+
+async def _held(db: Path) -> "Held | None":
+    from settled.store.sqlite import open_sqlite
+
+    async with open_sqlite(db, exclusive=False) as store:
+        return await store.held()
+
+
+def _show(held: "Held | None", *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "backup_taken_at": None if held is None else iso(held.taken_ms),
+                "held": []
+                if held is None
+                else [
+                    {"account": account_id, "queued": to_text(queued)}
+                    for account_id, queued in held.accounts
+                ],
+            }
+        )
+    elif held is None:
+        click.echo("Nothing is held.")
+    else:
+        click.echo(
+            f"A backup of {iso(held.taken_ms)} was restored. Nothing that is queued is paid, and "
+            f"credits are unclear since then, until `settled release --all`."
+        )
+        if held.accounts:
+            print_table(("ACCOUNT", "QUEUED"), held.accounts)

@@ -1,0 +1,252 @@
+"""Copying a database that may be in use: made beside its final name, checked, and only then named.
+
+The pages are copied within one read transaction. So the copy is of one moment, the daemon's commits
+go on meanwhile, and none of them makes the copy begin anew. Until it is whole, checked and synced,
+it has another name; whatever ends the copying, nothing that looks like a backup is left.
+"""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from settled.errors import ConfigError, SettledError, StoreHeld
+from settled.store import clock, file, lock
+from settled.store.sql import restored
+from settled.store.sql.audit import audit
+from settled.store.sql.ledger import Tx
+
+_STEP_PAGES: Final = 1024
+_WITHOUT_LOG: Final = b"\x01\x01"  # bytes 18 and 19 of the header; with a write-ahead log: 2, 2
+_BESIDE: Final = ("-wal", "-shm", "-journal")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A backup that was made.
+
+    Attributes:
+        path: the file.
+        size_bytes: how large it is.
+        taken_ms: all that was committed before this moment is in it.
+    """
+
+    path: Path
+    size_bytes: int
+    taken_ms: int
+
+
+def back_up(
+    path: Path,
+    target: Path,
+    *,
+    force: bool = False,
+    now_ms: Callable[[], int] = clock.wall_ms,
+    uptime: Callable[[], clock.Uptime] = clock.uptime,
+    on_copy: Progress = lambda _done, _total: None,
+    on_check: Progress = lambda _done, _total: None,
+) -> Backup:
+    """Copy the database at ``path`` to ``target``, with a daemon on it or without.
+
+    The copy is an ordinary database that only its owner can read, and bears the mark of a backup
+    (``settled.store.sql.restored``). Its integrity and its books are checked.
+
+    Args:
+        path: the database.
+        target: the backup.
+        force: replace ``target`` if it is there.
+        now_ms: the wall clock.
+        uptime: how long the machine is up.
+        on_copy: called with the pages copied and all pages, now and then.
+        on_check: called with the journal entries checked and all entries, now and then.
+
+    Raises:
+        ConfigError: when there is no database at ``path`` that this program can read.
+        StoreHeld: when ``target`` is in use, or being written by another backup.
+        SettledError: when the copy cannot be made or is not sound; nothing is left behind.
+    """
+    file.check(path, create=False)
+    if file.pending(path):
+        raise ConfigError(
+            f"{path} was written by an older settled: upgrade it first, as `settled accounts list` "
+            f"does; that leaves a backup beside it"
+        )
+    _check_target(path, target, force=force)
+    with _unfinished(target) as (unfinished, descriptor):
+        try:
+            with closing(file.connect(path, read_only=True)) as source:
+                # Read before the copy's moment: what the copy does not know came later.
+                taken_ms, up = now_ms(), uptime()
+                _copy(source, unfinished, on_copy)
+            _mark(unfinished, taken_ms, up)
+            _check(path, unfinished, on_check)
+            os.fsync(descriptor)
+            _check_target(path, target, force=force)
+            unfinished.replace(target)
+        except (OSError, sqlite3.Error) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise SettledError(
+                f"no backup was made at {target}: {reason}; nothing was left behind"
+            ) from error
+        _sync_directory(target)
+    return Backup(target, target.stat().st_size, taken_ms)
+
+
+def refuse_foreign_log(path: Path) -> None:
+    """Refuse a restored backup beside the log of the database whose place it has taken.
+
+    SQLite would take the log for the backup's own and mix the two. A backup is a file without a
+    log, until it is opened for the first time.
+
+    Raises:
+        ConfigError: when there is such a log.
+    """
+    log = path.with_name(path.name + "-wal")
+    if not log.exists() or not log.stat().st_size or not _is_marked(path):
+        return
+    # Closing it drops SQLite's locks of this process on the file, so no other file is looked at.
+    with path.open("rb") as database:
+        header = database.read(20)
+    if header[18:] == _WITHOUT_LOG:
+        raise ConfigError(
+            f"{log} belongs to the database that was at {path} before: move it away, with "
+            f"{path.name}-shm, before you start from the backup"
+        )
+
+
+def _is_marked(path: Path) -> bool:
+    """Return whether the file is a backup, without regard to the log beside it."""
+    with suppress(sqlite3.Error):
+        uri = f"{path.absolute().as_uri()}?immutable=1"
+        with closing(sqlite3.connect(uri, uri=True)) as conn:
+            return restored.is_marked(conn)
+    return False
+
+
+def _check_target(path: Path, target: Path, *, force: bool) -> None:
+    if target.is_dir():
+        raise SettledError(f"{target} is a directory: give the name of a file in it")
+    if target.exists():
+        if path.samefile(target):
+            raise SettledError(f"{target} is the database itself: give another file")
+        if not force:
+            raise SettledError(f"{target} exists: give another file, or --force to replace it")
+        if (pid := lock.holder_pid(target)) is not None:
+            raise StoreHeld(f"{target} is in use by a daemon, pid {pid}: give another file")
+    for suffix in _BESIDE:
+        beside = target.with_name(target.name + suffix)
+        if beside.exists():
+            # SQLite would take it for a part of the backup.
+            raise SettledError(
+                f"{beside} exists, left by a database that was at {target} or is in use there: "
+                f"give another file"
+            )
+
+
+@contextmanager
+def _unfinished(target: Path) -> Iterator[tuple[Path, int]]:
+    """Hold a file beside ``target``, emptied of what a killed backup left in it.
+
+    If it is still there at the end, it is removed.
+    """
+    path = target.with_name(f".{target.name}.unfinished")
+    with ExitStack() as stack:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                ours = os.path.samestat(os.fstat(descriptor), path.stat())
+            except (BlockingIOError, FileNotFoundError):
+                ours = False
+            if not ours:
+                raise StoreHeld(f"another backup to {target} is being made: wait for its end")
+            stack.callback(_remove, path, descriptor)
+            os.ftruncate(descriptor, 0)
+        except OSError as error:
+            raise SettledError(
+                f"cannot write a backup to {target}: {error.strerror}; it needs an existing "
+                f"directory that you may write to"
+            ) from error
+        yield path, descriptor
+
+
+def _remove(path: Path, descriptor: int) -> None:
+    """Remove what was not finished; what was, has another name now."""
+    for suffix in _BESIDE:
+        with suppress(OSError):
+            path.with_name(path.name + suffix).unlink()
+    with suppress(OSError):
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            path.unlink()
+
+
+def _copy(source: sqlite3.Connection, target: Path, progress: Progress) -> None:
+    with _open_unsafely(target) as copy:
+        source.execute("BEGIN")
+        # The first read fixes the moment. Outside of such a transaction each step would see the
+        # newest state, and every commit of another process would make it all begin anew.
+        source.execute("SELECT 1 FROM sqlite_schema").fetchone()
+        source.backup(
+            copy,
+            pages=_STEP_PAGES,
+            progress=lambda _status, remaining, total: progress(total - remaining, total),
+        )
+        source.execute("ROLLBACK")
+
+
+def _mark(copy: Path, taken_ms: int, uptime: clock.Uptime) -> None:
+    with _open_unsafely(copy) as conn:
+        conn.execute("BEGIN")
+        restored.mark(Tx(conn, taken_ms, uptime))
+        conn.execute("COMMIT")
+
+
+@contextmanager
+def _open_unsafely(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open it without journal and syncs: what breaks off is thrown away, and one sync ends it.
+
+    It also makes the file one that needs no log beside it, until a daemon opens it.
+    """
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        conn.execute("PRAGMA synchronous = OFF")
+        (mode,) = conn.execute("PRAGMA journal_mode = OFF").fetchone()
+        if mode != "off":  # which is how it says that it could not write
+            raise sqlite3.OperationalError(f"the copy keeps its journal mode, {mode}")
+        yield conn
+
+
+def _check(path: Path, copy: Path, progress: Progress) -> None:
+    # The file alone is looked at: nothing beside it will be there when it has its name.
+    uri = f"{copy.absolute().as_uri()}?immutable=1"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as conn:
+        if not restored.is_marked(conn):
+            raise sqlite3.DatabaseError("the copy lacks its mark")
+        found = audit(conn, progress)
+    if found:
+        first = found[0]
+        raise SettledError(
+            f"no backup was made: the copy of {path} is not sound ({len(found)} differences, the "
+            f"first: {first.subject}, {first.what}); run `settled audit`"
+        )
+
+
+def _sync_directory(path: Path) -> None:
+    directory = path.absolute().parent
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise SettledError(
+            f"{path} was made, but {directory} could not be synced ({error.strerror}): it may be "
+            f"gone after a power loss; check the disk and make it again"
+        ) from error

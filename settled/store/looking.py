@@ -1,0 +1,59 @@
+"""Looking at a database without changing anything on the disk, whoever works on it meanwhile.
+
+An ordinary connection makes files beside the database, and moves the log into it when it is the
+last to close. Without a log, the file alone is the database and can be read as if nobody could ever
+change it; whether somebody did is seen afterwards, and then it is read again.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Final, TypeVar
+
+from settled import limits
+
+_T = TypeVar("_T")
+
+_TRIES: Final = 3
+
+
+def look(path: Path, read: Callable[[sqlite3.Connection], _T]) -> _T:
+    """Return what ``read`` returns, given a connection to the database at ``path``.
+
+    ``read`` may be called more than once.
+
+    Raises:
+        sqlite3.Error: when the database cannot be read.
+    """
+    for _ in range(_TRIES - 1):
+        before = _state(path)
+        if before[1]:
+            break
+        result, error = None, None
+        try:
+            result = _read(path, "immutable=1", read)
+        except sqlite3.Error as raised:
+            error = raised
+        if _state(path) == before:
+            if error is not None:
+                raise error
+            return result  # type: ignore[return-value]
+    # A log has content: to read it, SQLite needs the index of it beside it.
+    return _read(path, "mode=ro", read)
+
+
+def _read(path: Path, mode: str, read: Callable[[sqlite3.Connection], _T]) -> _T:
+    uri = f"{path.absolute().as_uri()}?{mode}"
+    with closing(
+        sqlite3.connect(uri, uri=True, isolation_level=None, timeout=limits.BUSY_TIMEOUT_S)
+    ) as conn:
+        return read(conn)
+
+
+def _state(path: Path) -> tuple[tuple[int, ...], int]:
+    """Return what changes whenever the file does, and how long its log is."""
+    status = path.stat()
+    log = path.with_name(path.name + "-wal")
+    log_bytes = log.stat().st_size if log.exists() else 0
+    return (status.st_ino, status.st_size, status.st_mtime_ns), log_bytes

@@ -1,0 +1,154 @@
+"""A restored backup: it has forgotten what happened since it was made.
+
+What is queued in it may have been paid meanwhile, and a credit may have been delivered. So a backup
+carries a mark. From a database with that mark nothing is paid that is queued, until the operator
+has compared it with the ledger; and a credit counts as unclear since the backup was made.
+"""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from sqlite3 import Connection
+from typing import Final
+
+from settled import ids
+from settled.amounts import EXACT, to_text
+from settled.errors import AccountNotFound, InvalidAmount, NotResolvable
+from settled.store.records import Held
+from settled.store.sql.ledger import AccountRow, Tx, find_open
+from settled.store.sql.steady import steady_ms
+
+# In ``counters``: when the backup was made, by the wall clock and by the steady clock, and a row
+# for each account that was released since.
+_TAKEN: Final = "backup_ms"
+_TAKEN_STEADY: Final = "backup_steady_ms"
+_RELEASED: Final = "released "
+
+_UNCLEAR: Final = "it may have been delivered since the backup that was restored"
+_PAID: Final = "paid since the backup that was restored, by the operator's word"
+
+
+def mark(tx: Tx) -> None:
+    """Make of a copy a backup that is taken now.
+
+    A copy of a restored backup that is still held stays one of the first moment: what the lost
+    database did, it may have done since then.
+    """
+    tx.conn.execute("DELETE FROM counters WHERE name GLOB ?", (f"{_RELEASED}*",))
+    tx.conn.execute(
+        "INSERT OR IGNORE INTO counters (name, value) VALUES (?, ?), (?, ?)",
+        (_TAKEN, tx.now_ms, _TAKEN_STEADY, steady_ms(tx)),
+    )
+    tx.conn.execute(
+        "UPDATE credits SET reason = ifnull(reason, ?), ambiguous_ms = ?, ambiguous_steady_ms = ? "
+        "WHERE state = 'undelivered' AND ambiguous_ms IS NULL",
+        unclear_since(tx.conn),
+    )
+
+
+def unclear_since(conn: Connection) -> tuple[str | None, int | None, int | None]:
+    """Return why every credit is unclear, and since when by the wall clock and the steady clock.
+
+    They are ``None`` in a database that is no restored backup, or of which all is released.
+    """
+    since_ms = _counter(conn, _TAKEN)
+    if since_ms is None:
+        return None, None, None
+    return _UNCLEAR, since_ms, _counter(conn, _TAKEN_STEADY)
+
+
+def is_marked(conn: Connection) -> bool:
+    """Return whether it is a backup, or was restored from one and not yet released."""
+    return _counter(conn, _TAKEN) is not None
+
+
+def _counter(conn: Connection, name: str) -> int | None:
+    row = conn.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def why_held(conn: Connection, account: AccountRow) -> str | None:
+    """Return why nothing may be paid that is queued for the account, ``None``: it may."""
+    taken = _counter(conn, _TAKEN)
+    if taken is None or _is_released(conn, account.number):
+        return None
+    at = datetime.fromtimestamp(taken // 1000, UTC)
+    return (
+        f"held: a backup of {at:%Y-%m-%d %H:%M:%S} UTC was restored; see on the ledger what was "
+        f"paid since, then `settled release {account.id}`"
+    )
+
+
+def _is_released(conn: Connection, number: int) -> bool:
+    return _counter(conn, f"{_RELEASED}{number}") is not None
+
+
+def held(conn: Connection) -> Held | None:
+    """See ``SqliteStore.held``."""
+    taken = _counter(conn, _TAKEN)
+    if taken is None:
+        return None
+    rows = conn.execute(
+        "SELECT id, queued FROM accounts WHERE closed_ms IS NULL AND queued <> '0' "
+        "AND NOT EXISTS (SELECT 1 FROM counters WHERE name = ? || accounts.number) ORDER BY id",
+        (_RELEASED,),
+    )
+    return Held(taken, tuple((account_id, Decimal(queued)) for account_id, queued in rows))
+
+
+def release(tx: Tx, account_id: str, paid: Decimal) -> None:
+    """See ``SqliteStore.release``."""
+    account = find_open(tx.conn, account_id)
+    if account is None:
+        raise AccountNotFound(account_id)
+    if _counter(tx.conn, _TAKEN) is None or _is_released(tx.conn, account.number):
+        raise NotResolvable(f"account {account_id} is not held: see `settled release`")
+    if paid:
+        _record_paid(tx, account, paid)
+    account.waiting = None
+    account.retry_ms = 0
+    account.save(tx)
+    tx.conn.execute("INSERT INTO counters VALUES (?, 1)", (f"{_RELEASED}{account.number}",))
+    tx.touch(account.number)
+
+
+def _record_paid(tx: Tx, account: AccountRow, paid: Decimal) -> None:
+    doubtful = EXACT.add(account.balance["in_flight"], account.balance["unknown"])
+    if doubtful:
+        raise NotResolvable(
+            f"account {account.id}: whether {to_text(doubtful)} was paid is still open; wait for "
+            f"the outcome, or give it with `settled settlements resolve`, then release the account"
+        )
+    queued = account.balance["queued"]
+    if paid > queued:
+        missing = to_text(EXACT.subtract(paid, queued))
+        raise InvalidAmount(
+            f"account {account.id}: {to_text(paid)} was paid but only {to_text(queued)} is queued, "
+            f"so requests for {missing} or more were lost with the old database: queue them with "
+            f"`settled settle {account.id} {missing}`, then release the account"
+        )
+    settlement_id, amount = ids.mint(), to_text(paid)
+    tx.conn.execute(
+        "INSERT INTO settlements (id, account, amount, state, settled, reason, created_ms, "
+        "updated_ms) VALUES (?, ?, ?, 'settled', ?, ?, ?, ?)",
+        (settlement_id, account.number, amount, amount, _PAID, tx.now_ms, tx.now_ms),
+    )
+    account.move(tx, "queued", "settled", paid, settlement_id)
+
+
+def release_all(tx: Tx) -> None:
+    """See ``SqliteStore.release_all``."""
+    if _counter(tx.conn, _TAKEN) is None:
+        raise NotResolvable("nothing is held: this database is no restored backup")
+    queued = tx.conn.execute(
+        "SELECT number FROM accounts WHERE closed_ms IS NULL AND queued <> '0'"
+    )
+    for (number,) in queued.fetchall():
+        if not _is_released(tx.conn, number):
+            tx.conn.execute(
+                "UPDATE accounts SET retry_ms = 0, waiting = NULL WHERE number = ?", (number,)
+            )
+            tx.touch(number)
+    tx.conn.execute(
+        "DELETE FROM counters WHERE name IN (?, ?) OR name GLOB ?",
+        (_TAKEN, _TAKEN_STEADY, f"{_RELEASED}*"),
+    )

@@ -1,0 +1,322 @@
+"""What a restored backup holds back, and how the operator releases it."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from settled.amounts import Quantity
+from settled.errors import AccountNotFound, InvalidAmount, NotResolvable
+from settled.store.backup import back_up
+from settled.store.records import (
+    AddCredit,
+    Ambiguous,
+    Delivered,
+    DeliveryOutcome,
+    Held,
+    NotDelivered,
+    Settled,
+    Unknown,
+)
+from settled.store.sqlite import SqliteStore, open_sqlite
+from tests.store.steps import HOUR_MS, KEPT_KEY_MS, START_MS, Clock
+
+HELD = "held: a backup of 2023-11-14 22:13:20 UTC was restored; "
+
+
+@dataclass
+class Machine:
+    """A database, its backups, and the clock of the machine it is on."""
+
+    directory: Path
+    clock: Clock
+
+    @asynccontextmanager
+    async def open(self, name: str) -> AsyncIterator[SqliteStore]:
+        async with open_sqlite(
+            self.directory / name,
+            exclusive=True,
+            create=True,
+            now_ms=self.clock,
+            uptime=self.clock.uptime,
+        ) as store:
+            yield store
+            assert await store.audit() == []
+
+    def back_up(self, name: str, target: str) -> None:
+        back_up(
+            self.directory / name,
+            self.directory / target,
+            now_ms=self.clock,
+            uptime=self.clock.uptime,
+        )
+
+
+@pytest.fixture
+def machine(tmp_path: Path, clock: Clock) -> Machine:
+    return Machine(tmp_path, clock)
+
+
+async def owe(store: SqliteStore, amount: int, key: str, account_id: str = "alice") -> int:
+    account = await store.open_account(account_id, setup=False)
+    await store.queue_settlement(account_id, Quantity(str(amount), 0), key)
+    return account.number
+
+
+@pytest.fixture
+async def store(machine: Machine) -> AsyncIterator[SqliteStore]:
+    """A restored backup in which 10 are queued for alice, and 5 of bob are in flight."""
+    async with machine.open("first") as first:
+        await owe(first, 10, "k1")
+        bob = await owe(first, 5, "k2", "bob")
+        await first.next_settlement(bob, "s-bob")
+        machine.back_up("first", "copy")
+    async with machine.open("copy") as restored:
+        await restored.interrupt_settlements()
+        yield restored
+
+
+async def begun(store: SqliteStore, account_id: str = "alice") -> bool:
+    number = (await store.account(account_id)).number
+    step = await store.next_settlement(number, f"s-{account_id}-{START_MS}")
+    if step.settlement is None:
+        assert step.delay_ms is None, "it is not a matter of time"
+    return step.begun
+
+
+async def test_the_database_itself_goes_on_paying(machine: Machine) -> None:
+    async with machine.open("first") as first:
+        await owe(first, 10, "k1")
+        machine.back_up("first", "copy")
+        assert await begun(first)
+        assert await first.held() is None
+        for attempt in (first.release("alice", Decimal(0)), first.release_all()):
+            with pytest.raises(NotResolvable):
+                await attempt
+
+
+async def test_what_is_queued_is_held_and_says_why(store: SqliteStore) -> None:
+    assert await store.held() == Held(START_MS, (("alice", Decimal(10)),))
+    assert not await begun(store)
+    waiting = (await store.account("alice")).waiting
+    assert waiting is not None
+    assert waiting.startswith(HELD)
+    assert waiting.endswith("then `settled release alice`")
+
+
+async def test_neither_a_request_nor_a_retry_nor_a_start_releases_it(
+    store: SqliteStore, clock: Clock
+) -> None:
+    assert not await begun(store)
+    await owe(store, 3, "k3")
+    assert not await begun(store)
+    await store.retry_settlement("alice")
+    assert not await begun(store)
+    await store.interrupt_settlements()
+    assert not await begun(store)
+    clock.ms += 1000 * HOUR_MS
+    assert not await begun(store)
+    assert (await store.account("alice")).queued == 13
+
+
+async def test_an_account_that_is_new_is_held_too(store: SqliteStore) -> None:
+    """It may be one that was added, and paid, after the backup."""
+    await owe(store, 3, "k3", "carol")
+    assert not await begun(store, "carol")
+
+
+async def test_a_payment_that_was_in_flight_is_looked_up_and_its_rest_is_held(
+    store: SqliteStore,
+) -> None:
+    bob = (await store.account("bob")).number
+    step = await store.next_settlement(bob, "s-new")
+    assert step.settlement is not None
+    assert (step.settlement.id, step.settlement.state, step.begun) == ("s-bob", "unknown", False)
+    await store.record_outcome("s-bob", Settled(Decimal(4)))
+    assert not await begun(store, "bob")
+    assert (await store.account("bob")).queued == 1
+
+
+async def test_released_it_is_paid(store: SqliteStore) -> None:
+    assert not await begun(store)
+    await store.release("alice", Decimal(0))
+    assert (await store.account("alice")).waiting is None
+    assert (await store.held()) == Held(START_MS, ())
+    assert await begun(store)
+    with pytest.raises(NotResolvable, match="alice is not held"):
+        await store.release("alice", Decimal(3))
+
+
+async def test_what_was_paid_since_is_taken_off_the_queue(store: SqliteStore) -> None:
+    await store.release("alice", Decimal("7.5"))
+    account = await store.account("alice")
+    assert (account.queued, account.settled) == (Decimal("2.5"), Decimal("7.5"))
+    (recorded,) = await store.settlements(account_id="alice")
+    assert (recorded.state, recorded.settled) == ("settled", Decimal("7.5"))
+    assert recorded.reason == "paid since the backup that was restored, by the operator's word"
+    assert await begun(store)
+
+
+async def test_more_than_is_queued_cannot_have_been_paid(store: SqliteStore) -> None:
+    with pytest.raises(InvalidAmount, match="requests for 2 or more were lost.*settle alice 2`"):
+        await store.release("alice", Decimal(12))
+    assert not await begun(store)
+    await owe(store, 2, "k3")
+    await store.release("alice", Decimal(12))
+    assert (await store.account("alice")).queued == 0
+
+
+async def test_while_a_payment_is_in_doubt_what_was_paid_cannot_be_counted(
+    store: SqliteStore,
+) -> None:
+    with pytest.raises(NotResolvable, match="whether 5 was paid is still open"):
+        await store.release("bob", Decimal(1))
+    await store.record_outcome("s-bob", Unknown("still"))
+    with pytest.raises(NotResolvable, match="whether 5 was paid is still open"):
+        await store.release("bob", Decimal(1))
+    await store.record_outcome("s-bob", Settled(Decimal(0)))
+    await store.release("bob", Decimal(5))
+    assert (await store.account("bob")).queued == 0
+
+
+async def test_only_open_accounts_can_be_released(store: SqliteStore) -> None:
+    with pytest.raises(AccountNotFound):
+        await store.release("nobody", Decimal(0))
+    await store.close_account("alice")
+    with pytest.raises(AccountNotFound):
+        await store.release("alice", Decimal(0))
+    assert await store.held() == Held(START_MS, ())
+
+
+async def test_all_released_it_is_a_database_like_any_other(store: SqliteStore) -> None:
+    assert not await begun(store)
+    await store.release("alice", Decimal(0))
+    await owe(store, 3, "k3", "carol")
+    assert not await begun(store, "carol")
+    await store.release_all()
+    assert await store.held() is None
+    assert (await store.account("carol")).waiting is None
+    assert await begun(store, "alice")
+    assert await begun(store, "carol")
+    await owe(store, 1, "k4", "dave")
+    assert await begun(store, "dave")
+
+
+async def test_a_daemon_hears_of_it(store: SqliteStore, machine: Machine) -> None:
+    numbers = [(await store.account(account_id)).number for account_id in ("alice", "bob")]
+    await owe(store, 3, "k3", "carol")
+    async with AsyncExitStack() as stack:
+        beside = await stack.enter_async_context(
+            open_sqlite(machine.directory / "copy", exclusive=False)
+        )
+        await beside.release("alice", Decimal(1))
+        assert await store.wait_foreign_writes() == numbers[:1]
+        await beside.release_all()
+        carol = (await store.account("carol")).number
+        assert await store.wait_foreign_writes() == [carol]
+
+
+async def test_a_backup_of_a_held_one_is_of_the_first_moment_and_held_whole(
+    store: SqliteStore, machine: Machine
+) -> None:
+    await store.release("alice", Decimal(0))
+    machine.clock.ms += HOUR_MS
+    machine.back_up("copy", "second")
+    async with machine.open("second") as second:
+        assert await second.held() == Held(START_MS, (("alice", Decimal(10)),))
+        assert not await begun(second)
+
+
+# --- credits ---
+
+
+async def credits(machine: Machine) -> None:
+    """Leave a database with three credits in the states that a backup may find them in."""
+    async with machine.open("first") as first:
+        account = await first.open_account("alice", setup=False)
+        outcomes: dict[str, DeliveryOutcome] = {
+            "done": Delivered(),
+            "refused": NotDelivered("404", 1),
+            "unclear": Ambiguous("time-out", 1),
+        }
+        for name, outcome in outcomes.items():
+            await first.commit([AddCredit("alice", name, Decimal(1))])
+            (sent,) = (await first.next_deliveries(account.number, 1)).credits
+            await first.record_delivery(sent, outcome)
+            machine.clock.ms += HOUR_MS
+        machine.back_up("first", "copy")
+
+
+@pytest.mark.parametrize("reboot", [False, True])
+async def test_credits_that_may_have_been_delivered_since_are_delivered_within_23_hours(
+    machine: Machine, reboot: bool
+) -> None:
+    await credits(machine)
+    taken_ms = machine.clock.ms
+    if reboot:
+        machine.clock.boot, machine.clock.uptime_ms = "second", 0
+    machine.clock.ms += 21 * HOUR_MS
+    async with machine.open("copy") as restored:
+        number = (await restored.account("alice")).number
+        await restored.commit([AddCredit("alice", "found again", Decimal(1))])
+        due = await restored.next_deliveries(number, 10)
+        assert {credit.settlement_id for credit in due.credits} == {
+            "refused",
+            "unclear",
+            "found again",
+        }
+        for credit in due.credits:
+            since_ms = taken_ms - (HOUR_MS if credit.settlement_id == "unclear" else 0)
+            assert credit.ambiguous_ms == since_ms, credit
+            await restored.record_delivery(credit, NotDelivered("still 404", 0))
+        machine.clock.ms = taken_ms + KEPT_KEY_MS - 1
+        assert {c.settlement_id for c in (await restored.next_deliveries(number, 10)).credits} == {
+            "refused",
+            "found again",
+        }
+
+
+@pytest.mark.parametrize("reboot", [False, True])
+async def test_from_an_older_backup_no_credit_is_delivered_by_guess(
+    machine: Machine, reboot: bool
+) -> None:
+    await credits(machine)
+    if reboot:
+        machine.clock.boot, machine.clock.uptime_ms = "second", 0
+    machine.clock.ms += KEPT_KEY_MS
+    async with machine.open("copy") as restored:
+        number = (await restored.account("alice")).number
+        await restored.commit([AddCredit("alice", "found again", Decimal(1))])
+        due = await restored.next_deliveries(number, 10)
+        assert due.credits == ()
+        assert {c.settlement_id for c in due.parked} == {"refused", "unclear", "found again"}
+        reasons = {credit.settlement_id: credit.reason or "" for credit in due.parked}
+        assert reasons["found again"].startswith(
+            "it may have been delivered since the backup that was restored; "
+        )
+        assert all("`settled credits resolve`" in reason for reason in reasons.values())
+
+
+async def test_what_comes_in_once_all_is_released_is_clear(machine: Machine) -> None:
+    await credits(machine)
+    machine.clock.ms += KEPT_KEY_MS
+    async with machine.open("copy") as restored:
+        number = (await restored.account("alice")).number
+        await restored.next_deliveries(number, 10)
+        await restored.release_all()
+        await restored.commit([AddCredit("alice", "new", Decimal(1))])
+        (credit,) = (await restored.next_deliveries(number, 10)).credits
+        assert (credit.settlement_id, credit.ambiguous_ms) == ("new", None)
+
+
+async def test_in_the_database_itself_credits_stay_as_they_are(machine: Machine) -> None:
+    await credits(machine)
+    machine.clock.ms += KEPT_KEY_MS
+    async with machine.open("first") as first:
+        number = (await first.account("alice")).number
+        due = await first.next_deliveries(number, 10)
+        assert [credit.settlement_id for credit in due.credits] == ["refused"]
+        assert [credit.settlement_id for credit in due.parked] == ["unclear"]
