@@ -1,7 +1,7 @@
 """The audit: every balance recomputed from the journal, and the file's own integrity."""
 
 from collections.abc import Callable, Iterator
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from itertools import groupby
 from operator import itemgetter
 from sqlite3 import Connection
@@ -33,7 +33,7 @@ def audit(conn: Connection, progress: Callable[[int, int], None]) -> list[Differ
         for books in (_balances(conn, progress), _records(conn)):
             try:
                 found.extend(books)
-            except (KeyError, ArithmeticError) as error:  # no such state, or no such number
+            except (KeyError, InvalidOperation) as error:  # no such state, or no such number
                 what = "a row that cannot be read"
                 found.append(Difference("database", what, "none", describe_error(error)))
         return found
