@@ -12,7 +12,7 @@ from sqlite_utils import Database
 
 from settled import limits
 from settled.errors import ConfigError, SettledError, StoreFull
-from settled.store import lock
+from settled.store import lock, looking
 from settled.store.records import Space
 from settled.store.sql.schema import APPLICATION_ID, MIGRATIONS
 from settled.text import one_line
@@ -124,17 +124,21 @@ def check(path: Path, *, create: bool) -> None:
             raise ConfigError(f"cannot create {path}: the directory does not exist")
         return
     try:
-        with closing(connect_looking(path)) as conn:
-            (application,) = conn.execute("PRAGMA application_id").fetchone()
-            # The first start may have been cut off right after it made the list of migrations.
-            (tables,) = conn.execute(
-                "SELECT count(*) FROM sqlite_schema WHERE tbl_name <> ?",
-                (MIGRATIONS.migrations_table,),
-            ).fetchone()
+        application, tables = looking.look(path, _kind)
     except UNREADABLE as error:
         raise unusable(path, error) from error
     if tables and application != APPLICATION_ID:
         raise ConfigError(f"{path} is not a settled database: give another --db")
+
+
+def _kind(conn: sqlite3.Connection) -> tuple[int, int]:
+    """Return whose database it is, and how many objects are in it."""
+    (application,) = conn.execute("PRAGMA application_id").fetchone()
+    # The first start may have been cut off right after it made the list of migrations.
+    (objects,) = conn.execute(
+        "SELECT count(*) FROM sqlite_schema WHERE tbl_name <> ?", (MIGRATIONS.migrations_table,)
+    ).fetchone()
+    return application, objects
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -185,10 +189,7 @@ def pending(path: Path) -> list[str]:
         ConfigError: when the file was written by a newer program, or cannot be read.
     """
     try:
-        with closing(connect_looking(path)) as conn:
-            db = Database(conn, execute_plugins=False)
-            newer = sorted({row.name for row in MIGRATIONS.applied(db)} - _KNOWN)
-            needed = [migration.name for migration in MIGRATIONS.pending(db)]
+        newer, needed = looking.look(path, _migrations)
     except UNREADABLE as error:
         raise unusable(path, error) from error
     if newer:
@@ -197,6 +198,13 @@ def pending(path: Path) -> list[str]:
             f"upgrade this one, or use the backup that the upgrade left beside the file"
         )
     return needed
+
+
+def _migrations(conn: sqlite3.Connection) -> tuple[list[str], list[str]]:
+    """Return the names of those that only a newer program knows, and of those to be made."""
+    db = Database(conn, execute_plugins=False)
+    newer = sorted({row.name for row in MIGRATIONS.applied(db)} - _KNOWN)
+    return newer, [migration.name for migration in MIGRATIONS.pending(db)]
 
 
 def migrate(path: Path) -> Path | None:

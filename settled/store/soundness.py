@@ -18,6 +18,7 @@ from settled.store.sql import restored
 from settled.store.sql.schema import MIGRATIONS
 from settled.text import one_line
 
+_OF_DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 _FINDINGS_MAX: Final = 3
 _PREFIX: Final = "*** in database main ***"
 
@@ -81,7 +82,10 @@ def inspect(path: Path, record: Record) -> None:
             _check_log(path, conn)
             _check_progress(path, conn, record)
     except file.UNREADABLE as error:
-        raise damaged(path, str(error)) from error
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        if code in _OF_DAMAGE:
+            raise damaged(path, str(error)) from error
+        raise file.unusable(path, error) from error
 
 
 def is_small(path: Path) -> bool:
