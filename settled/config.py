@@ -34,6 +34,7 @@ CONFIG_ENV: Final = "SETTLED_CONFIG"
 DEFAULT_FILE: Final = Path("settled.toml")
 
 _LISTEN: Final = re.compile(r"(\[[^\[\]\s]+\]|[^:\[\]\s]+):([0-9]{1,5})", re.ASCII)
+_BYTES: Final = re.compile(r"([0-9]{1,15})([KMG]?)", re.ASCII)
 _UNSAFE_IN_URL: Final = re.compile(r"[^\x21-\x7e]|[\\?#]")
 
 
@@ -56,6 +57,10 @@ class Settings:
         default=None,
         help="seconds that the engine's settle may take; after them the outcome is unknown",
     )
+    disk_reserve: str = option(
+        default="64M",
+        help="free space, in bytes or with K, M or G, below which new work is refused; 0: never",
+    )
     certfile: Path | None = option(default=None, help="TLS certificate chain, PEM")
     keyfile: Path | None = option(default=None, help="private key of the certificate, PEM")
     log_format: str = option(
@@ -67,6 +72,11 @@ class Settings:
     def __post_init__(self) -> None:
         if (self.certfile is None) != (self.keyfile is None):
             raise ValueError("certfile and keyfile go together: give both or neither")
+
+    @property
+    def disk_reserve_bytes(self) -> int:
+        """``disk_reserve`` as a number."""
+        return parse_bytes(self.disk_reserve)
 
 
 SETTINGS: Final[list[OptionInfo]] = describe(Settings, env_prefix=ENV_PREFIX)
@@ -150,13 +160,30 @@ def resolve_db(
     Raises:
         ConfigError: when the settings file or this setting is wrong.
     """
+    return _resolve_one("db", flag, environ, config_flag).db
+
+
+def resolve_disk_reserve(environ: Mapping[str, str], config_flag: str | None = None) -> int:
+    """Return how many bytes a daemon with these settings keeps free.
+
+    Raises:
+        ConfigError: when the settings file or this setting is wrong.
+    """
+    return _resolve_one("disk_reserve", None, environ, config_flag).disk_reserve_bytes
+
+
+def _resolve_one(
+    name: str, flag: str | None, environ: Mapping[str, str], config_flag: str | None
+) -> Settings:
+    """Return settings of which only the one named is as the operator set it."""
     values, _ = _from_file(environ, config_flag)
-    given = {name: value for name, value in values.items() if name == "db"}
-    if environ.get("SETTLED_DB"):
-        given["db"] = _variable("SETTLED_DB", environ)
+    given = {key: value for key, value in values.items() if key == name}
+    variable = ENV_PREFIX + name.upper()
+    if environ.get(variable):
+        given[name] = _variable(variable, environ)
     if flag is not None:
-        given["db"] = Value(flag, "--db", "flag")
-    return build(Settings, given, noun="setting").db
+        given[name] = Value(flag, f"--{name}", "flag")
+    return _build(given)
 
 
 def conceal_credentials(url: str) -> str:
@@ -174,6 +201,7 @@ def _build(values: dict[str, Value]) -> Settings:
         ("listen", _listen_fault(settings.listen)),
         ("connector_url", _url_fault(settings.connector_url, values.get("connector_url"))),
         ("settle_timeout", _timeout_fault(settings.settle_timeout)),
+        ("disk_reserve", _bytes_fault(settings.disk_reserve)),
     ):
         if fault is not None:
             raise ConfigError(f"setting {name} (from {values[name].source}): {fault}")
@@ -202,6 +230,26 @@ def _url_fault(url: str, value: Value | None) -> str | None:
             "credentials do not belong on the command line, where others can see them: "
             "set SETTLED_CONNECTOR_URL, or connector_url in the settings file"
         )
+    return None
+
+
+def parse_bytes(text: str) -> int:
+    """Return a size such as ``64M``, in powers of 1024, as a number of bytes.
+
+    Raises:
+        ValueError: when it is no such size.
+    """
+    match = _BYTES.fullmatch(text)
+    if match is None:
+        raise ValueError(f"expected bytes, or a number with K, M or G, like 64M; got {text[:60]}")
+    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
+
+
+def _bytes_fault(text: str) -> str | None:
+    try:
+        parse_bytes(text)
+    except ValueError as error:
+        return one_line(error)
     return None
 
 

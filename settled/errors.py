@@ -83,6 +83,10 @@ class StoreBusy(SettledError):
     exit_code = 75
 
 
+class StoreFull(StoreBusy):
+    """There is no room for it: nothing was recorded, and it may succeed once there is."""
+
+
 class StoreHeld(SettledError):
     """Another daemon holds this database."""
 

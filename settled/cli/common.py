@@ -14,7 +14,7 @@ import click
 
 from settled import amounts, limits
 from settled.cli.group import DEBUG
-from settled.config import CONFIG_ENV, SETTINGS, Config, resolve, resolve_db
+from settled.config import CONFIG_ENV, SETTINGS, Config, resolve, resolve_db, resolve_disk_reserve
 from settled.text import printable
 
 if TYPE_CHECKING:
@@ -58,11 +58,28 @@ def db_option(command: Callable[..., T]) -> Callable[..., T]:
 
     @functools.wraps(command)
     def resolved(*args: Any, db: str | None, config: str | None, **kwargs: Any) -> T:
-        return command(*args, db=resolve_db(db, os.environ, config), **kwargs)
+        path = resolve_db(db, os.environ, config)
+        reserve_bytes = resolve_disk_reserve(os.environ, config)
+        result = command(*args, db=path, **kwargs)
+        _tell_disk_low(path, reserve_bytes)
+        return result
 
     info = next(info for info in SETTINGS if info.name == "db")
     with_config = click.option("--config", metavar="PATH", help=_CONFIG_HELP)(resolved)
     return click.option("--db", metavar="PATH", help=_setting_help(info))(with_config)
+
+
+def _tell_disk_low(db: Path, reserve_bytes: int) -> None:
+    """Say why a daemon on this database refuses new work, if its disk is the reason."""
+    from settled.store.file import free_bytes
+
+    free = free_bytes(db)
+    if free is not None and free < reserve_bytes:
+        click.echo(
+            f"Beside {db} only {free / 2**20:.1f} MiB are free, of the {reserve_bytes / 2**20:.1f} "
+            f"MiB to keep: a daemon refuses new settlements and accounts until there is more.",
+            err=True,
+        )
 
 
 def json_option(command: Callable[P, T]) -> Callable[P, T]:

@@ -30,7 +30,6 @@ from settled.store.sql.schema import APPLICATION_ID, MIGRATIONS
 from settled.text import describe_error, one_line
 
 # What the daemon keeps free for what is under way.
-_RESERVE_BYTES: Final = 64 * 1024 * 1024
 _EXPIRES_SOON_S: Final = 14 * 24 * 3600
 _MIB: Final = 1024 * 1024
 
@@ -216,9 +215,11 @@ def disk(settings: Settings) -> Finding:
     free_bytes = stats.f_bavail * stats.f_frsize
     free = f"{_mib(free_bytes)} free at {one_line(db.absolute().parent)}"
     size_bytes = db.stat().st_size if db.exists() else 0
-    if free_bytes < _RESERVE_BYTES:
-        return Finding("FAIL", "disk", f"{free}: free some, or nothing can be written soon")
-    if free_bytes < 10 * _RESERVE_BYTES + size_bytes:
+    reserve_bytes = settings.disk_reserve_bytes
+    if free_bytes < reserve_bytes:
+        what = f"of {_mib(reserve_bytes)} to keep: free some, new work is refused until then"
+        return Finding("FAIL", "disk", f"{free}, {what}")
+    if free_bytes < 10 * reserve_bytes + size_bytes:
         return Finding("WARN", "disk", f"{free}: free some before it is full")
     return Finding("OK", "disk", free)
 

@@ -74,7 +74,12 @@ async def _run(settings: Settings, connect: "Connect") -> None:
     allowed_s = settings.grace + limits.SHUTDOWN_REST_S
     with Ending(ask_to_end, allowed_s=allowed_s) as ending, scope:
         async with (
-            open_sqlite(settings.db, exclusive=True, create=True) as store,
+            open_sqlite(
+                settings.db,
+                exclusive=True,
+                create=True,
+                disk_reserve_bytes=settings.disk_reserve_bytes,
+            ) as store,
             serve(
                 connect,
                 store,

@@ -8,6 +8,7 @@ from settled.core.hooks import Hooks
 from settled.core.incoming import Incoming
 from settled.core.outgoing import Outgoing
 from settled.core.ports import Deliver, EnginePort
+from settled.core.room import Room
 from settled.core.scheduler import Scheduler
 from settled.errors import StoreBroken, StoreBusy
 from settled.store.protocol import Store
@@ -40,6 +41,7 @@ class Core:
     ) -> None:
         self._store = store
         self._nursery = nursery
+        self.room = Room(store)
         self.outgoing = Outgoing(store, engine, settle_timeout_s=settle_timeout_s)
         self.incoming = Incoming(store, deliver, nursery)
         self.hooks = Hooks(store, engine, self.outgoing.scheduler.wake)
@@ -57,6 +59,20 @@ class Core:
             self._nursery.start_soon(self._take_up, work)
         self._nursery.start_soon(self._heed_other_processes)
         self._nursery.start_soon(self._keep_keys)
+        self._nursery.start_soon(self.room.watch)
+        self._nursery.start_soon(self._look_over)
+
+    async def _look_over(self) -> None:
+        """Look for damage that the start has not found; what is damaged ends the daemon."""
+        for wrong in await self._store.look_over():
+            log.error(
+                "books_differ",
+                subject=wrong.subject,
+                what=wrong.what,
+                expected=wrong.expected,
+                found=wrong.found,
+                advice='run `settled audit`, and see docs/operators.md, "Damage"',
+            )
 
     async def _take_up(self, work: Work) -> None:
         after, count = 0, 0

@@ -40,9 +40,13 @@ class Operations:
 
         Raises:
             InvalidId: when the id breaks the rules for ids.
+            StoreFull: when it is new and there is no room for new work.
         """
         checked_id = ids.mint() if account_id is None else ids.check_account_id(account_id)
-        account = await self._store.open_account(checked_id)
+        if self._core.room.low and not await self._is_open(checked_id):
+            raise self._core.room.refusal()
+        with self._core.room.taking_work():
+            account = await self._store.open_account(checked_id)
         self._core.hooks.scheduler.wake(account.number)
         if account.state == "setup":
             self._core.hooks.expedite(account.number)
@@ -65,8 +69,14 @@ class Operations:
             InvalidAmount: when the amount is zero.
             KeyReused: when the key came before with another value.
             StoreBusy: when the store cannot write now.
+            StoreFull: when it is new and there is no room for new work.
         """
-        queued = await self._store.queue_settlement(account_id, quantity, key)
+        room = self._core.room
+        # What is on record is confirmed even then: its client would believe it refused, and pay.
+        if room.low and not await self._store.is_requested(account_id, key):
+            raise room.refusal()
+        with room.taking_work():
+            queued = await self._store.queue_settlement(account_id, quantity, key)
         if not queued.replayed:
             self._core.outgoing.scheduler.wake(queued.account)
         return queued.quantity
@@ -108,6 +118,12 @@ class Operations:
         if account.state == "setup":
             self._core.hooks.expedite(account.number)
         return encoded
+
+    async def _is_open(self, account_id: str) -> bool:
+        try:
+            return (await self._store.account(account_id)).state != "closed"
+        except AccountNotFound:
+            return False
 
     async def _open_account(self, account_id: str) -> Account:
         account = await self._store.account(account_id)

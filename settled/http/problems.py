@@ -18,6 +18,7 @@ from settled.errors import (
     KeyReused,
     MessageRefused,
     StoreBusy,
+    StoreFull,
 )
 from settled.http.replies import Reply
 
@@ -117,6 +118,13 @@ STORE_BUSY: Final = Problem(
     "The store is busy",
     "nothing was recorded; send the same request again after Retry-After",
 )
+STORE_FULL: Final = Problem(
+    "store-full",
+    503,
+    "There is no room for new work",
+    "nothing was recorded; send the same request again after Retry-After; the disk of this engine "
+    "is nearly full, and its operator must free some space",
+)
 
 PROBLEMS: Final = tuple(value for value in list(globals().values()) if isinstance(value, Problem))
 
@@ -146,6 +154,7 @@ _BY_CLIENT_ERROR: Final[dict[type[Exception], Problem]] = {
 _BY_SERVER_ERROR: Final[dict[type[Exception], Problem]] = {
     HandlerFailed: HANDLER_FAILED,
     StoreBusy: STORE_BUSY,
+    StoreFull: STORE_FULL,
 }
 
 

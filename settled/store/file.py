@@ -1,6 +1,8 @@
 """Opening a database file: what it must be, its schema, and its connections."""
 
+import os
 import sqlite3
+import stat
 import time
 from contextlib import closing
 from pathlib import Path
@@ -9,23 +11,35 @@ from typing import Final
 from sqlite_utils import Database
 
 from settled import limits
-from settled.errors import ConfigError
+from settled.errors import ConfigError, SettledError, StoreFull
+from settled.store import lock, looking
+from settled.store.records import Space
 from settled.store.sql.schema import APPLICATION_ID, MIGRATIONS
+from settled.text import one_line
 
 with closing(sqlite3.connect(":memory:")) as _empty:
     # Of an empty database, all that the program knows is pending.
     _KNOWN: Final = frozenset(migration.name for migration in MIGRATIONS.pending(Database(_empty)))
 
+# What reading a damaged file may raise: the names in SQLite's own messages come from it.
+UNREADABLE: Final = (sqlite3.Error, UnicodeDecodeError)
+# The second is what SQLite says when there is no room for its index of the log.
+_FULL: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """Return a connection to the database at ``path``, with the pragmas that promises rest on.
 
+    It never makes a file: one that has gone must not come back empty.
+
     Raises:
         ConfigError: when the file cannot be opened.
+        StoreFull: when its disk is too full for that.
     """
     try:
         conn = sqlite3.connect(
-            path,
+            f"{path.absolute().as_uri()}?mode=rw",
+            uri=True,
             timeout=limits.BUSY_TIMEOUT_S,
             isolation_level=None,
             check_same_thread=False,
@@ -41,8 +55,52 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             conn.close()
             raise
     except sqlite3.Error as error:
-        raise ConfigError(_unreadable(path, error)) from error
+        raise unusable(path, error) from error
     return conn
+
+
+def connect_looking(path: Path, *, without_log: bool = False) -> sqlite3.Connection:
+    """Return a connection that leaves the file and its log exactly as they are.
+
+    An ordinary connection that is closed as the last one moves the log into the file. Of a damaged
+    file both must stay, for whoever repairs it.
+
+    Args:
+        path: the database.
+        without_log: see the file as it is without the log beside it.
+    """
+    mode = "immutable=1" if without_log else "mode=ro"
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?{mode}",
+        uri=True,
+        timeout=limits.BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+def log_of(path: Path) -> Path:
+    """Return where SQLite keeps the write-ahead log of the database at ``path``."""
+    real = path.resolve()
+    return real.with_name(real.name + "-wal")
+
+
+def free_bytes(path: Path) -> int | None:
+    """Return how much room the disk of the database has; ``None`` if that cannot be told."""
+    try:
+        disk = os.statvfs(path.resolve().parent)
+    except OSError:
+        return None
+    return disk.f_bavail * disk.f_frsize
+
+
+def space(path: Path, reserve_bytes: int) -> Space | None:
+    """Return how much room there is, with a reserve (0: nobody asks).
+
+    Call it in a thread that may be left behind: on a network that hangs it can take for ever.
+    """
+    free = free_bytes(path) if reserve_bytes else None
+    return None if free is None else Space(free, reserve_bytes)
 
 
 def check(path: Path, *, create: bool) -> None:
@@ -51,71 +109,164 @@ def check(path: Path, *, create: bool) -> None:
     Raises:
         ConfigError: when the file is missing and may not be created, or is no settled database.
     """
-    if path.is_dir():
+    status = _status(path)
+    if status is not None and stat.S_ISDIR(status.st_mode):
         raise ConfigError(
             f"{path} is a directory: give the database file in it, like --db {path}/settled.db"
         )
-    if not path.exists() or path.stat().st_size == 0:
-        wal = path.with_name(path.name + "-wal")
-        if wal.exists() and wal.stat().st_size > 0:
-            raise ConfigError(
-                f"{path} is missing or empty but {wal.name} is not: restore the database from a "
-                f"backup, or move {wal.name} away to start afresh"
-            )
+    if status is not None and not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path} is not a file that can hold a database: give another --db")
+    if status is None or status.st_size == 0:
+        _check_never_made(path)
         if not create:
             raise ConfigError(f"no database at {path}: start `settled run`, or give another --db")
         if not path.absolute().parent.is_dir():
             raise ConfigError(f"cannot create {path}: the directory does not exist")
         return
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as conn:
-            (application,) = conn.execute("PRAGMA application_id").fetchone()
-            (tables,) = conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    except sqlite3.Error as error:
-        raise ConfigError(_unreadable(path, error)) from error
+        application, tables = looking.look(path, _kind)
+    except UNREADABLE as error:
+        raise unusable(path, error) from error
     if tables and application != APPLICATION_ID:
         raise ConfigError(f"{path} is not a settled database: give another --db")
+
+
+def _kind(conn: sqlite3.Connection) -> tuple[int, int]:
+    """Return whose database it is, and how many objects are in it."""
+    (application,) = conn.execute("PRAGMA application_id").fetchone()
+    # The first start may have been cut off right after it made the list of migrations.
+    (objects,) = conn.execute(
+        "SELECT count(*) FROM sqlite_schema WHERE tbl_name <> ?", (MIGRATIONS.migrations_table,)
+    ).fetchone()
+    return application, objects
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be reached: {error.strerror}; check the path and its permissions"
+        ) from error
+
+
+def _check_never_made(path: Path) -> None:
+    """Refuse to make a fresh database where there is a trace of an old one."""
+    log = log_of(path)
+    log_status = _status(log)
+    if log_status is not None and log_status.st_size > 0:
+        raise ConfigError(
+            f"{path} is missing or empty but {log.name} is not: restore the database from a "
+            f"backup, or move {log.name} away to start afresh"
+        )
+    if lock.remembered(path).seq is not None:
+        raise ConfigError(
+            f"{path} is missing or empty, but there was a database: put it back, or restore a "
+            f"backup; to start afresh, with all keys forgotten, remove {lock.lock_path(path)}"
+        )
+
+
+def create_empty(path: Path) -> None:
+    """Make an empty file at ``path`` if there is none.
+
+    Raises:
+        ConfigError: when it cannot be made.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot create {path}: {error.strerror}; its directory must be writable"
+        ) from error
 
 
 def pending(path: Path) -> list[str]:
     """Return the names of the migrations that the file still needs.
 
     Raises:
-        ConfigError: when the file was written by a newer program.
+        ConfigError: when the file was written by a newer program, or cannot be read.
     """
-    with closing(connect(path)) as conn:
-        db = Database(conn, execute_plugins=False)
-        newer = sorted({row.name for row in MIGRATIONS.applied(db)} - _KNOWN)
-        if newer:
-            raise ConfigError(
-                f"{path} was written by a newer settled (it has {', '.join(newer)}): "
-                f"upgrade this one, or use the backup that the upgrade left beside the file"
-            )
-        return [migration.name for migration in MIGRATIONS.pending(db)]
+    try:
+        newer, needed = looking.look(path, _migrations)
+    except UNREADABLE as error:
+        raise unusable(path, error) from error
+    if newer:
+        raise ConfigError(
+            f"{path} was written by a newer settled (it has {', '.join(newer)}): "
+            f"upgrade this one, or use the backup that the upgrade left beside the file"
+        )
+    return needed
+
+
+def _migrations(conn: sqlite3.Connection) -> tuple[list[str], list[str]]:
+    """Return the names of those that only a newer program knows, and of those to be made."""
+    db = Database(conn, execute_plugins=False)
+    newer = sorted({row.name for row in MIGRATIONS.applied(db)} - _KNOWN)
+    return newer, [migration.name for migration in MIGRATIONS.pending(db)]
 
 
 def migrate(path: Path) -> Path | None:
     """Bring the file's schema up to date; return the backup made before, if it held anything.
 
     Call it only while holding the database (``settled.store.lock``).
+
+    Raises:
+        ConfigError: when the backup or the change failed; the database is as it was.
+        StoreFull: when there is no room for them; the database is as it was.
     """
+    backup = None
     with closing(connect(path)) as conn:
         db = Database(conn, execute_plugins=False)
-        backup = _back_up(path, conn) if MIGRATIONS.applied(db) else None
-        MIGRATIONS.apply(db)
+        try:
+            if MIGRATIONS.applied(db):
+                backup = back_up(path, conn, "backup")
+            MIGRATIONS.apply(db)
+        except sqlite3.Error as error:
+            if backup is not None:
+                backup.unlink()  # nothing was changed; and every next try leaves another
+            raise _unchanged(path, error) from error
     return backup
 
 
-def _back_up(path: Path, conn: sqlite3.Connection) -> Path:
+def back_up(path: Path, conn: sqlite3.Connection, kind: str) -> Path:
+    """Write what ``conn`` sees to ``<path>.<time>.<kind>``, and return that; all or nothing of it.
+
+    Raises:
+        sqlite3.Error: when it cannot be written.
+    """
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    backup = path.with_name(f"{path.name}.{stamp}.backup")
-    with closing(sqlite3.connect(backup)) as target:
-        conn.backup(target)
+    backup = path.with_name(f"{path.name}.{stamp}.{kind}")
+    try:
+        with closing(sqlite3.connect(backup)) as target:
+            conn.backup(target)
+    except sqlite3.Error:
+        # Half a backup looks like one, and takes the room that the next try needs.
+        backup.unlink(missing_ok=True)
+        backup.with_name(f"{backup.name}-journal").unlink(missing_ok=True)
+        raise
     return backup
 
 
-def _unreadable(path: Path, error: sqlite3.Error) -> str:
-    return (
-        f"{path} cannot be opened as a database ({error}): check its permissions and its disk; "
-        f"if it is damaged, restore a backup"
+def _unchanged(path: Path, error: sqlite3.Error) -> SettledError:
+    what = (
+        f"{path} could not be backed up and brought up to date ({one_line(error)}); it is as it was"
     )
+    if _is_full(error):
+        return StoreFull(f"{what}: free as much room beside it as it takes, twice, and start again")
+    return ConfigError(f"{what}: mend the cause and start again, or run the former version")
+
+
+def unusable(path: Path, error: Exception) -> SettledError:
+    """Return what an operator is told of a file that SQLite cannot open or read."""
+    if _is_full(error):
+        return StoreFull(f"{path}: its disk is full: free some room and start again")
+    return ConfigError(
+        f"{path} cannot be opened as a database ({one_line(error)}): check its permissions and "
+        f"its disk; if it is damaged, restore a backup"
+    )
+
+
+def _is_full(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) in _FULL

@@ -4,47 +4,119 @@ The first names its holder and is there before the database is. The second holds
 deletes the first, or comes by a hard link. It is a lock of the ``flock`` kind, which does not touch
 the POSIX locks that SQLite takes; but closing any descriptor of the file would drop those, so ours
 is closed only after SQLite's. The kernel frees both when the process ends, however it ends.
+
+The lock file also remembers, outside of the database, how far its journal had come. A database that
+has fallen behind that has lost what was acknowledged: its file was deleted, replaced by an older
+copy, or its log is gone or torn.
 """
 
 import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from settled.errors import ConfigError, StoreHeld
+from settled.errors import ConfigError, StoreFull, StoreHeld
 
 # A command that asks who holds the database holds it for a moment itself.
 _PROBE_S: Final = 0.3
+_RECORD_CHARS: Final = 64
+_SUSPECT: Final = "suspect"
+_NONE: Final = "-"
 
 
-def _lock_path(path: Path) -> Path:
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a lock file says.
+
+    Args:
+        pid: who held the database last, or holds it now.
+        seq: how far its journal had come at the least; ``None``: no database was ever made.
+        suspect: whether the database was found damaged while it was in use.
+    """
+
+    pid: int | None = None
+    seq: int | None = None
+    suspect: bool = False
+
+    def encoded(self) -> bytes:
+        """Return the record as text of a fixed length, so that one write replaces it whole."""
+        words = (
+            self.pid or _NONE,
+            _NONE if self.seq is None else self.seq,
+            _SUSPECT if self.suspect else "",
+        )
+        return f"{' '.join(map(str, words)):<{_RECORD_CHARS - 1}}\n".encode()
+
+
+class Hold:
+    """A database that is held, and the record that outlives the process."""
+
+    def __init__(self, descriptor: int, record: Record) -> None:
+        self._descriptor = descriptor
+        self.record = replace(record, pid=os.getpid())
+        os.pwrite(descriptor, self.record.encoded(), 0)
+        os.ftruncate(descriptor, _RECORD_CHARS)
+
+    def remember(self, *, seq: int, suspect: bool | None = None) -> None:
+        """Remember how far the journal has come. Call it only for what is committed and synced."""
+        record = replace(self.record, seq=seq)
+        if suspect is not None:
+            record = replace(record, suspect=suspect)
+        if record != self.record:
+            self.record = record
+            # On a full disk it is not worth a failure: it only serves to notice a later loss.
+            with suppress(OSError):
+                os.pwrite(self._descriptor, record.encoded(), 0)
+
+    def renew(self, path: Path) -> None:
+        """Write the record anew if its file has gone, so that no start takes the database for new.
+
+        Call it when the database itself has gone, and nothing holds it any more.
+        """
+        with suppress(OSError), open(lock_path(path), "xb") as anew:
+            anew.write(self.record.encoded())
+
+    def suspect(self) -> None:
+        """Remember that the database was found damaged."""
+        self.remember(seq=self.record.seq or 0, suspect=True)
+
+
+def lock_path(path: Path) -> Path:
+    """Return where the lock file of the database at ``path`` is."""
     real = path.resolve()  # two names of one file are one database
     return real.with_name(real.name + ".lock")
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
+def held(path: Path) -> Iterator[Hold]:
     """Hold the database at ``path`` for this process; an empty file is made if there is none.
 
     Enter it before the process has any connection to the database, leave it after the last.
 
     Raises:
         StoreHeld: when another process holds it; the message names its pid.
-        ConfigError: when the files cannot be written.
+        ConfigError: when the files cannot be opened.
+        StoreFull: when there is no room for the lock's few bytes.
     """
-    lock_path = _lock_path(path)
-    with _opened(lock_path) as lock_file:
+    beside = lock_path(path)
+    with _opened(beside) as lock_file:
         _lock(lock_file, path)
         database = _open(path)
         # Refused, it stays open: if this process has connections to it, they keep their locks.
         _lock(database, path)
         try:
-            os.ftruncate(lock_file, 0)
-            os.pwrite(lock_file, str(os.getpid()).encode(), 0)
-            yield
+            try:
+                hold = Hold(lock_file, _record_in(lock_file))
+            except OSError as error:
+                raise StoreFull(
+                    f"cannot write {beside}: {error.strerror}; make some room on its disk, and "
+                    f"start again"
+                ) from error
+            yield hold
         finally:
             os.close(database)
 
@@ -74,8 +146,9 @@ def _lock(descriptor: int, path: Path) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline_s:
+                pid = _record_in(descriptor).pid
                 raise StoreHeld(
-                    f"{path} is held by another settled process, pid {_pid_in(descriptor)}: "
+                    f"{path} is held by another settled process, pid {pid or 'unknown'}: "
                     f"stop it first, or use another --db"
                 ) from None
             time.sleep(0.01)
@@ -83,22 +156,39 @@ def _lock(descriptor: int, path: Path) -> None:
             return
 
 
-def _pid_in(descriptor: int) -> str:
-    text = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-    return text if text.isdigit() else "unknown"
+def _record_in(descriptor: int) -> Record:
+    """Return the record in a lock file; whatever cannot be read counts as not said."""
+    text = os.pread(descriptor, _RECORD_CHARS, 0).decode("ascii", "replace")
+    pid, seq, state, *_ = [*text.split(), "", "", ""]
+    return Record(
+        pid=int(pid) if pid.isdigit() else None,
+        seq=int(seq) if seq.isdigit() else None,
+        suspect=state == _SUSPECT,
+    )
+
+
+def remembered(path: Path) -> Record:
+    """Return what the lock file of the database at ``path`` says, if there is one."""
+    try:
+        descriptor = os.open(lock_path(path), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return Record()
+    try:
+        return _record_in(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def holder_pid(path: Path) -> int | None:
     """Return the pid of the process that holds the database at ``path``, if one does."""
     try:
-        descriptor = os.open(_lock_path(path), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(lock_path(path), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        text = _pid_in(descriptor)
-        return int(text) if text.isdigit() else 0
+        return _record_in(descriptor).pid or 0
     else:
         return None
     finally:

@@ -26,7 +26,7 @@ from settled.store.memory_accounts import MemoryAccounts
 from settled.store.memory_books import ORIGINS
 from settled.store.memory_incoming import MemoryIncoming
 from settled.store.memory_outgoing import MemoryOutgoing
-from settled.store.records import Account, Bucket, Difference, Work
+from settled.store.records import Account, Bucket, Difference, Space, Work
 
 _BUCKETS: Final[tuple[Bucket, ...]] = get_args(Bucket)
 
@@ -72,6 +72,16 @@ class MemoryStore(MemoryAccounts, MemoryOutgoing, MemoryIncoming):
     async def wait_foreign_writes(self) -> list[int]:
         """Wait for ever: no other process can write here."""
         await trio.sleep_forever()
+
+    async def space(self) -> Space | None:
+        """Return ``None``: there is no disk."""
+        await trio.lowlevel.checkpoint()
+        return None
+
+    async def look_over(self) -> list[Difference]:
+        """Return nothing: there is no file that could be damaged."""
+        await trio.lowlevel.checkpoint()
+        return []
 
     async def age_keys(self) -> None:
         """Note that another ``limits.KEY_TICK_S`` of running time has passed."""

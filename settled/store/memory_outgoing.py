@@ -52,6 +52,11 @@ class MemoryOutgoing(Books):
         self._move(account.number, "requested", "queued", plain(value), key)
         return Queued(account.number, quantity, replayed=False)
 
+    async def is_requested(self, account_id: str, key: str) -> bool:
+        """Return whether a request under this key is on record."""
+        await trio.lowlevel.checkpoint()
+        return (account_id, key) in self._keys
+
     async def next_settlement(
         self, account: int, settlement_id: str, *, asset_scale: int | None = None
     ) -> NextSettlement:

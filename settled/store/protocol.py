@@ -29,6 +29,7 @@ from settled.store.records import (
     Settlement,
     SettlementOutcome,
     SettlementState,
+    Space,
     Work,
 )
 
@@ -96,6 +97,10 @@ class OutgoingStore(Protocol):
             AccountNotFound: when no open account has the id and the key is new.
             KeyReused: when the key was used for another value.
         """
+        ...
+
+    async def is_requested(self, account_id: str, key: str) -> bool:
+        """Return whether a request under this key is on record."""
         ...
 
     async def next_settlement(
@@ -258,7 +263,23 @@ class Store(AccountStore, OutgoingStore, IncomingStore, StateStore, Protocol):
         ...
 
     async def wait_foreign_writes(self) -> list[int]:
-        """Wait until another process has written; return the numbers of the accounts it touched."""
+        """Wait until another process has written; return the numbers of the accounts it touched.
+
+        Raises:
+            StoreBroken: when the store can no longer be written, or what it is kept in has gone.
+        """
+        ...
+
+    async def space(self) -> Space | None:
+        """Return how much the store can still grow; ``None`` if nobody need care."""
+        ...
+
+    async def look_over(self) -> list[Difference]:
+        """After a start, look for damage beside other work; return which books are wrong.
+
+        Raises:
+            StoreBroken: when the store is damaged and must not be written.
+        """
         ...
 
     async def age_keys(self) -> None:

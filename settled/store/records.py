@@ -256,6 +256,14 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class Space:
+    """How much a store can still grow, and how much of that is kept for what is under way."""
+
+    free_bytes: int
+    reserve_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """What is held back since a backup, taken at ``taken_ms``, was restored.
 

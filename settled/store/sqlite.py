@@ -1,19 +1,19 @@
 """The store on a SQLite file: one writer with group commit, readers beside it."""
 
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import TypeVar
 
 import trio
 
 from settled import limits
 from settled.amounts import Quantity
 from settled.errors import StoreBusy
-from settled.store import backup, clock, file, lock
+from settled.store import clock, file, lock, soundness
 from settled.store.clock import Uptime
+from settled.store.guard import Guard
+from settled.store.readers import Readers
 from settled.store.records import (
     Account,
     AccountState,
@@ -32,6 +32,7 @@ from settled.store.records import (
     Settlement,
     SettlementOutcome,
     SettlementState,
+    Space,
     Work,
 )
 from settled.store.sql import (
@@ -48,8 +49,6 @@ from settled.store.sql import (
 )
 from settled.store.writer import Writer
 
-_T = TypeVar("_T")
-
 
 @asynccontextmanager
 async def open_sqlite(
@@ -57,6 +56,7 @@ async def open_sqlite(
     *,
     exclusive: bool,
     create: bool = False,
+    disk_reserve_bytes: int = limits.DISK_RESERVE_BYTES,
     now_ms: Callable[[], int] = clock.wall_ms,
     uptime: Callable[[], Uptime] = clock.uptime,
 ) -> AsyncIterator["SqliteStore"]:
@@ -67,6 +67,7 @@ async def open_sqlite(
         exclusive: hold the database, as the one daemon on it. Otherwise the store works beside a
             daemon, which notices at once what is written.
         create: make the file if there is none.
+        disk_reserve_bytes: less free space than this is left to what is under way; 0: never.
         now_ms: the wall clock.
         uptime: how long the machine is up.
 
@@ -84,24 +85,15 @@ async def open_sqlite(
     path = Path(path)
     async with AsyncExitStack() as stack:
         with ExitStack() as locking:
+            hold = None
             if exclusive:
                 file.check(path, create=create)
-                locking.enter_context(lock.held(path))
-            await trio.to_thread.run_sync(_prepare, path, create, exclusive)
+                hold = locking.enter_context(lock.held(path))
+            await trio.to_thread.run_sync(soundness.prepare, path, create, hold)
             stack.enter_context(locking.pop_all())
-        store = SqliteStore(path, now_ms=now_ms, uptime=uptime, nudge=not exclusive)
+        store = SqliteStore(path, now_ms, uptime, hold, disk_reserve_bytes)
         stack.push_async_callback(store.aclose)
         yield store
-
-
-def _prepare(path: Path, create: bool, exclusive: bool) -> None:
-    file.check(path, create=create)
-    backup.refuse_foreign_log(path)
-    if file.pending(path):
-        with ExitStack() as stack:
-            if not exclusive:
-                stack.enter_context(lock.held(path))
-            file.migrate(path)
 
 
 class SqliteStore:
@@ -110,33 +102,29 @@ class SqliteStore:
     def __init__(
         self,
         path: Path,
-        *,
         now_ms: Callable[[], int],
         uptime: Callable[[], Uptime],
-        nudge: bool,
+        hold: lock.Hold | None,
+        disk_reserve_bytes: int,
     ) -> None:
         self._path = path
-        self._writer = Writer(file.connect(path), now_ms, uptime, nudge=nudge)
-        # Opened ahead by a daemon: reads go on when strangers have used up its descriptors.
-        ahead = 0 if nudge else limits.READERS_MAX
-        self._readers = [file.connect(path, read_only=True) for _ in range(ahead)]
-        self._reading = trio.CapacityLimiter(limits.READERS_MAX)
+        self._disk_reserve_bytes = disk_reserve_bytes
+        conn = file.connect(path)
+        self._guard = guard = None if hold is None else Guard(path, hold, conn)
+        committed = None if guard is None else guard.committed
+        self._writer = Writer(conn, now_ms, uptime, nudge=guard is None, committed=committed)
+        self._readers = Readers(path, self._writer, guard)
+        self._read = self._readers.read
 
     async def aclose(self) -> None:
-        """Commit what waits and close every connection."""
+        """Commit what waits and close every connection.
+
+        Raises:
+            StoreBroken: when a daemon's database has gone; what can be saved of it is saved.
+        """
         await self._writer.aclose()
-        while self._readers:
-            self._readers.pop().close()
-
-    async def _read(self, read: Callable[[sqlite3.Connection], _T]) -> _T:
-        return await trio.to_thread.run_sync(self._read_in_thread, read, limiter=self._reading)
-
-    def _read_in_thread(self, read: Callable[[sqlite3.Connection], _T]) -> _T:
-        conn = self._readers.pop() if self._readers else file.connect(self._path, read_only=True)
-        try:
-            return read(conn)
-        finally:
-            self._readers.append(conn)
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._readers.close)
 
     # --- accounts ---
 
@@ -175,6 +163,9 @@ class SqliteStore:
         return await self._writer.write(
             lambda tx: requests.queue_settlement(tx, account_id, quantity, key)
         )
+
+    async def is_requested(self, account_id: str, key: str) -> bool:
+        return await self._read(lambda conn: requests.is_requested(conn, account_id, key))
 
     async def next_settlement(
         self, account: int, settlement_id: str, *, asset_scale: int | None = None
@@ -273,6 +264,14 @@ class SqliteStore:
         await self._writer.write(restored.release_all)
 
     # --- upkeep ---
+
+    async def space(self) -> Space | None:
+        return await trio.to_thread.run_sync(
+            file.space, self._path, self._disk_reserve_bytes, abandon_on_cancel=True
+        )
+
+    async def look_over(self) -> list[Difference]:
+        return [] if self._guard is None else await self._guard.look_over()
 
     async def unfinished(self, work: Work, *, after: int = 0, limit: int = 1000) -> list[int]:
         return await self._read(lambda conn: reads.unfinished(conn, work, after, limit))

@@ -16,7 +16,7 @@ import outcome
 import trio
 
 from settled import limits
-from settled.errors import SettledError, StoreBroken, StoreBusy
+from settled.errors import SettledError, StoreBroken, StoreBusy, StoreFull
 from settled.store.clock import Uptime
 from settled.store.sql.ledger import Tx
 
@@ -44,6 +44,8 @@ class Writer:
         now_ms: the wall clock, in milliseconds.
         uptime: how long the machine is up.
         nudge: whether another process must be told of what is written.
+        committed: called in the thread after each commit, before anybody is told of it; it may
+            raise ``StoreBroken`` when what was written is not where it must be.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class Writer:
         uptime: Callable[[], Uptime],
         *,
         nudge: bool,
+        committed: Callable[[sqlite3.Connection], None] | None = None,
     ) -> None:
         self._conn = conn
         self._now_ms = now_ms
         self._uptime = uptime
         self._nudge = nudge
+        self._committed = committed
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
         self._broken: StoreBroken | None = None
@@ -86,6 +90,10 @@ class Writer:
             raise self._broken
         if self._closed:
             raise trio.ClosedResourceError("the store is closed")
+
+    def stop(self, error: StoreBroken) -> None:
+        """Refuse every further write with ``error``; may be called from any thread."""
+        self._broken = error
 
     async def aclose(self) -> None:
         """Finish what waits, end the thread and close the connection."""
@@ -174,10 +182,16 @@ class Writer:
                 self._fail(jobs, error)
                 return True
             return False
+        try:
+            if self._committed is not None:
+                self._committed(self._conn)
+        except StoreBroken as error:
+            self.stop(error)
+            self._fail(jobs, error)
         return True
 
     def _fail(self, jobs: Sequence[_Job], error: Exception) -> None:
-        verdict = self._judge(error)
+        verdict = self.judge(error)
         for job in jobs:
             job.result = outcome.Error(verdict)
 
@@ -188,8 +202,8 @@ class Writer:
             except sqlite3.Error as error:
                 self._broken = StoreBroken(f"the database could not be rolled back ({error})")
 
-    def _judge(self, error: Exception) -> Exception:
-        """Return what the caller is told of ``error``."""
+    def judge(self, error: Exception) -> Exception:
+        """Return what the caller is told of ``error``, which may end all writing."""
         if self._broken is not None:
             return self._broken
         if not isinstance(error, sqlite3.DatabaseError) or isinstance(
@@ -197,7 +211,8 @@ class Writer:
         ):
             return error
         if _code(error) in _PASSING:
-            busy = StoreBusy(f"the database cannot write now ({error}): nothing was recorded")
+            kind = StoreFull if _code(error) == sqlite3.SQLITE_FULL else StoreBusy
+            busy = kind(f"the database cannot write now ({error}): nothing was recorded")
             busy.__cause__ = error
             return busy
         self._broken = StoreBroken(f"the database failed ({error}): check the disk and the file")

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from settled.errors import StoreHeld
+from settled.errors import ConfigError, StoreHeld
 from settled.store.sqlite import open_sqlite
 from tests.harness import ScriptedEngine, memory_store, running
 
@@ -125,6 +125,9 @@ async def test_neither_a_deleted_lock_file_nor_a_hard_link_lets_a_second_daemon_
             with pytest.raises(StoreHeld):
                 await _open(tmp_path / name)
         await store.open_account("alice", setup=False)
+    with pytest.raises(ConfigError, match="2 names"):
+        await _open(path)
+    (tmp_path / "hard.db").unlink()
     async with open_sqlite(path, exclusive=True) as store:
         assert (await store.account("alice")).id == "alice"
 

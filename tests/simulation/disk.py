@@ -87,6 +87,7 @@ class Disk(Writer):
         self._now_ms = now_ms
         self._uptime = uptime
         self._nudge = False
+        self._committed = None
         self._broken = None
         self._closed = False
         self._on_commit = on_commit
@@ -190,6 +191,8 @@ class SimulatedStore(SqliteStore):
 
     def __init__(self, path: Path, disk: Disk) -> None:
         self._path = path
+        self._guard = None
+        self._disk_reserve_bytes = 0
         self._writer = disk
         self.reader = file.connect(path, read_only=True)
 

@@ -135,6 +135,7 @@ class Host:
     async def _run(self) -> None:
         if not self.path.exists():
             self.path.parent.mkdir(parents=True)
+            file.create_empty(self.path)
             file.migrate(self.path)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery

@@ -130,7 +130,7 @@ async def test_a_migration_that_fails_leaves_the_file_as_it_was(
 ) -> None:
     await make(path)
     with_one_more(monkeypatch, "CREATE TABLE later (x)", "no SQL at all")
-    with pytest.raises(sqlite3.OperationalError):
+    with pytest.raises(ConfigError, match="it is as it was"):
         async with open_sqlite(path, exclusive=True):
             pass
     with closing(sqlite3.connect(path)) as conn:

@@ -1,7 +1,7 @@
 """The audit: every balance recomputed from the journal, and the file's own integrity."""
 
 from collections.abc import Callable, Iterator
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from itertools import groupby
 from operator import itemgetter
 from sqlite3 import Connection
@@ -10,6 +10,7 @@ from typing import Final, cast
 from settled.amounts import EXACT, ZERO, to_text
 from settled.store.records import Bucket, Difference
 from settled.store.sql.ledger import BUCKETS, COLUMNS, ORIGINS, AccountRow
+from settled.text import describe_error
 
 _PROGRESS_ROWS: Final = 10_000
 # The balances that the rows of settlements and credits must add up to.
@@ -28,7 +29,14 @@ def audit(conn: Connection, progress: Callable[[int, int], None]) -> list[Differ
     """See ``Store.audit``. All is read from one snapshot."""
     conn.execute("BEGIN")
     try:
-        return [*_integrity(conn), *_balances(conn, progress), *_records(conn)]
+        found = list(_integrity(conn))
+        for books in (_balances(conn, progress), _records(conn)):
+            try:
+                found.extend(books)
+            except (KeyError, InvalidOperation) as error:  # no such state, or no such number
+                what = "a row that cannot be read"
+                found.append(Difference("database", what, "none", describe_error(error)))
+        return found
     finally:
         conn.execute("ROLLBACK")
 

@@ -1,6 +1,7 @@
 """Settlement requests: into the account's queue, once per idempotency key."""
 
 from decimal import Decimal
+from sqlite3 import Connection
 
 from settled.amounts import Quantity, to_text
 from settled.errors import AccountNotFound, InvalidAmount, KeyReused
@@ -36,6 +37,14 @@ def queue_settlement(tx: Tx, account_id: str, quantity: Quantity, key: str) -> Q
     account.save(tx)
     tx.touch(account.number)
     return Queued(account.number, quantity, replayed=False)
+
+
+def is_requested(conn: Connection, account_id: str, key: str) -> bool:
+    """See ``OutgoingStore.is_requested``."""
+    known = conn.execute(
+        "SELECT 1 FROM idempotency_keys WHERE account_id = ? AND key = ?", (account_id, key)
+    )
+    return known.fetchone() is not None
 
 
 def _replay(

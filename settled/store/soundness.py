@@ -1,0 +1,194 @@
+"""Is a database sound? What is looked at before a start, and beside the work after it.
+
+Nothing here changes the file or its log, so that a damaged one is left to be repaired as it is.
+"""
+
+import sqlite3
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from sqlite_utils import Database
+
+from settled import limits
+from settled.errors import ConfigError, SettledError
+from settled.store import backup, file
+from settled.store.lock import Hold, Record, held, lock_path
+from settled.store.sql import restored
+from settled.store.sql.schema import MIGRATIONS
+from settled.text import one_line
+
+_OF_DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+_FINDINGS_MAX: Final = 3
+_PREFIX: Final = "*** in database main ***"
+
+
+def prepare(path: Path, create: bool, hold: Hold | None) -> None:
+    """Check the file at ``path`` and bring its schema up to date; all that comes before its use.
+
+    Args:
+        path: the database.
+        create: whether to make the file if there is none.
+        hold: the lock, of a daemon; a command works beside one, and looks at less.
+
+    Raises:
+        SettledError: when it cannot be used; the message says what to do.
+    """
+    file.check(path, create=create)
+    backup.refuse_foreign_log(path)
+    if hold is not None:
+        inspect(path, hold.record)
+    elif create:
+        file.create_empty(path)
+    if file.pending(path):
+        with ExitStack() as stack:
+            if hold is None:
+                stack.enter_context(held(path))
+            file.migrate(path)
+
+
+class Damaged(ConfigError):
+    """A database file that must not be worked on as it is."""
+
+
+def inspect(path: Path, record: Record) -> None:
+    """Refuse to start on a file that is damaged, or has lost what was acknowledged.
+
+    A file of up to ``limits.START_CHECK_BYTES_MAX`` is read whole; of a larger one only what is
+    cheap is looked at, unless something is suspect. Call it while holding the database, with no
+    connection open.
+
+    Raises:
+        Damaged: when it must not be used; it is left as it is.
+    """
+    status = path.stat()
+    if not status.st_size:
+        return  # just made
+    if status.st_nlink > 1:
+        raise Damaged(
+            f"{path} has {status.st_nlink} names (hard links), but its log goes by one of them "
+            f"only, and by another changes are lost: remove the other names, or use a copy"
+        )
+    try:
+        with closing(file.connect_looking(path)) as conn:
+            schema = _applied_schema(conn)
+            if schema is None:
+                if record.seq is not None:
+                    raise _fell_behind(path, record.seq, "has no tables")
+                return
+            _check_schema(path, conn, schema)
+            if record.suspect or is_small(path) or _is_short(path, conn):
+                check_whole(path, conn)
+            _check_log(path, conn)
+            _check_progress(path, conn, record)
+    except file.UNREADABLE as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        if code in _OF_DAMAGE:
+            raise damaged(path, str(error)) from error
+        raise file.unusable(path, error) from error
+
+
+def is_small(path: Path) -> bool:
+    """Return whether the file and its log can be read whole while somebody waits."""
+    log = file.log_of(path)
+    log_bytes = log.stat().st_size if log.exists() else 0
+    return path.stat().st_size + log_bytes <= limits.START_CHECK_BYTES_MAX
+
+
+def check_whole(path: Path, conn: sqlite3.Connection) -> None:
+    """Read all of the database as ``conn`` sees it.
+
+    Raises:
+        Damaged: when anything in it is not as it must be.
+    """
+    rows = conn.execute(f"PRAGMA integrity_check({_FINDINGS_MAX})")
+    findings = [finding.removeprefix(_PREFIX) for (finding,) in rows if finding != "ok"]
+    if findings:
+        raise damaged(path, "; ".join(findings))
+
+
+def damaged(path: Path, what: str) -> Damaged:
+    """Return what an operator is told of a damaged file."""
+    return Damaged(
+        f"{path} is damaged ({one_line(what)}): keep a copy of it and of the files beside it, "
+        f'check the disk, and restore a backup (docs/operators.md, "Damage")'
+    )
+
+
+def _applied_schema(conn: sqlite3.Connection) -> set[tuple[Any, ...]] | None:
+    """Return the objects that the migrations applied to the database make; of none, ``None``."""
+    db = Database(conn, execute_plugins=False)
+    if not MIGRATIONS.applied(db):
+        return None
+    with closing(sqlite3.connect(":memory:")) as fresh:
+        missing = [migration.name for migration in MIGRATIONS.pending(db)]
+        MIGRATIONS.apply(Database(fresh, execute_plugins=False), stop_before=missing)
+        return _objects(fresh)
+
+
+def _objects(conn: sqlite3.Connection) -> set[tuple[Any, ...]]:
+    rows = conn.execute(
+        "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE tbl_name NOT GLOB '_sqlite_*'"
+    )
+    return set(rows)
+
+
+def _check_schema(path: Path, conn: sqlite3.Connection, expected: set[tuple[Any, ...]]) -> None:
+    """Refuse a file that lacks a table, an index or a trigger: promises rest on each."""
+    lacking = sorted(name for _, name, _, _ in expected - _objects(conn))
+    if lacking:
+        raise damaged(path, f"its schema was changed: {', '.join(lacking[:_FINDINGS_MAX])}")
+
+
+def _is_short(path: Path, conn: sqlite3.Connection) -> bool:
+    """Return whether pages are missing at the end; the log may hold them, so this is no proof."""
+    (pages,) = conn.execute("PRAGMA page_count").fetchone()
+    (page_bytes,) = conn.execute("PRAGMA page_size").fetchone()
+    return bool(path.stat().st_size < pages * page_bytes)
+
+
+def _check_log(path: Path, conn: sqlite3.Connection) -> None:
+    """Refuse the log of another database, which SQLite would take for this one's.
+
+    The journal only grows: an entry that stands in the file must be the same with the log.
+    """
+    log = file.log_of(path)
+    if not log.exists() or not log.stat().st_size:
+        return
+    entry = None
+    # Without its log the file may be half-way between two states, and unreadable.
+    with suppress(*file.UNREADABLE), closing(file.connect_looking(path, without_log=True)) as alone:
+        entry = alone.execute("SELECT * FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
+    if entry is None:
+        return
+    same = conn.execute("SELECT * FROM journal WHERE seq = ?", entry[:1]).fetchone()
+    if same != entry:
+        raise Damaged(
+            f"{log} belongs to another database than {path}: put the right one there, or restore "
+            f'a backup without one (docs/operators.md, "Damage")'
+        )
+
+
+def _check_progress(path: Path, conn: sqlite3.Connection, record: Record) -> None:
+    """Refuse what is older than what was acknowledged, unless it is a backup by its mark.
+
+    That one was put there by the operator, and pays nothing before he has released it.
+    """
+    reached = last_seq(conn)
+    if record.seq is not None and reached < record.seq and not restored.is_marked(conn):
+        raise _fell_behind(path, record.seq, f"has {reached}")
+
+
+def last_seq(conn: sqlite3.Connection) -> int:
+    """Return the number of the journal's last entry; 0 if it has none."""
+    (seq,) = conn.execute("SELECT max(seq) FROM journal").fetchone()
+    return int(seq or 0)
+
+
+def _fell_behind(path: Path, seq: int, found: str) -> SettledError:
+    log = file.log_of(path)
+    return Damaged(
+        f"{path} has lost acknowledged changes: its journal had reached entry {seq} and {found}. "
+        f"Put the newer file back, with its {log.name}, or restore a backup. To go on without, see "
+        f'docs/operators.md, "Restoring a backup", and then remove {lock_path(path)}'
+    )

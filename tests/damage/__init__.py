@@ -1,0 +1,1 @@
+"""Full disks, damaged files, files that go away: nothing is lost in silence."""

@@ -1,0 +1,212 @@
+"""A database that is deleted, renamed, replaced or damaged under a running daemon.
+
+What a client was told is on record is found again, and a daemon whose files have gone says so and
+stops. It never acknowledges what the next start will not see.
+"""
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+
+import httpx2
+import pytest
+import trio
+
+from settled.amounts import Quantity
+from settled.errors import ConfigError, StoreBroken
+from settled.store.sqlite import open_sqlite
+from tests.daemon_process import daemon_process, ended
+from tests.damage.books import IDLE_ENGINE, LOG, NAME, run_daemon, start
+from tests.damage.conftest import Good
+from tests.harness import conserved
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def rename(path: Path) -> None:
+    path.rename(path.with_name("elsewhere.db"))
+
+
+def replace(path: Path) -> None:
+    """As a hasty restore does: an older copy takes the file's place."""
+    shutil.copy(path, path.with_name("copy"))
+    path.with_name("copy").replace(path)
+
+
+def delete_log(path: Path) -> None:
+    path.with_name(LOG).unlink()
+
+
+def delete_index(path: Path) -> None:
+    path.with_name(f"{NAME}-shm").unlink()
+
+
+def delete_all(path: Path) -> None:
+    for beside in path.parent.glob(f"{NAME}*"):
+        beside.unlink()
+
+
+CHANGES = [delete, rename, replace, delete_log, delete_index, delete_all]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("writes", [True, False])
+async def test_nothing_is_acknowledged_into_a_file_that_has_gone(
+    path: Path, change: Callable[[Path], None], writes: bool
+) -> None:
+    """Nothing but the next request tells of it: the names are looked at after every commit."""
+    outcomes: list[object] = []  # asserted outside: the end of the store raises as well
+
+    async def note(step: Awaitable[object]) -> None:
+        try:
+            outcomes.append(await step)
+        except StoreBroken as error:
+            outcomes.append(type(error))
+
+    with pytest.raises(StoreBroken, match="deleted, renamed or replaced"):
+        async with open_sqlite(path, exclusive=True, create=True) as store:
+            await store.open_account("alice", setup=False)
+            await store.queue_settlement("alice", Quantity("1", 0), "before")
+            change(path)
+            if writes:
+                await note(store.queue_settlement("alice", Quantity("1", 0), "after"))
+                await note(store.queue_settlement("alice", Quantity("1", 0), "before"))
+            else:
+                await note(store.account("alice"))
+                await note(store.queue_settlement("alice", Quantity("1", 0), "after"))
+    assert outcomes == [StoreBroken, StoreBroken]
+
+
+@pytest.mark.parametrize("change", [delete, delete_log, delete_all])
+async def test_a_clean_stop_tells_too(path: Path, change: Callable[[Path], None]) -> None:
+    with pytest.raises(StoreBroken, match="deleted, renamed or replaced"):
+        async with open_sqlite(path, exclusive=True, create=True):
+            change(path)
+
+
+async def acknowledged(url: str, count: int = 30) -> set[str]:
+    keys = {f"k{n}" for n in range(count)}
+    async with httpx2.AsyncClient(trust_env=False, base_url=url) as client:
+        await client.post("/accounts", json={"id": "alice"})
+        for key in keys:
+            answer = await client.post(
+                "/accounts/alice/settlements",
+                json={"amount": "1", "scale": 0},
+                headers={"Idempotency-Key": key},
+            )
+            assert answer.status_code == 201
+    return keys
+
+
+async def on_record(path: Path) -> set[str]:
+    async with open_sqlite(path, exclusive=True) as store:
+        await conserved(store)
+        entries = await store._read(
+            lambda conn: conn.execute("SELECT key FROM idempotency_keys").fetchall()
+        )
+        return {key for (key,) in entries}
+
+
+@pytest.mark.parametrize("change", [delete_all, replace, delete_log], ids=lambda c: c.__name__)
+async def test_a_daemon_notices_stops_and_loses_nothing(
+    path: Path, change: Callable[[Path], None]
+) -> None:
+    directory = path.parent
+    (directory / "idle.py").write_text(IDLE_ENGINE)
+    with daemon_process(directory, "--engine", "idle:connect") as daemon:
+        keys = await acknowledged(daemon.url)
+        change(path)
+        assert await ended(daemon.process, within_s=5) == 1
+    *events, last = (directory / "log").read_text().splitlines()
+    assert last.startswith(f"settled: error: {directory}/{NAME}"), last
+    assert "deleted, renamed or replaced" in last
+    assert all(json.loads(event)["level"] == "info" for event in events)
+    if change is delete_all:
+        # What a supervisor does: it must not bring up an empty daemon that has forgotten all keys.
+        code, reason = run_daemon(directory)
+        assert code == 78
+        assert "backup" in reason
+        for beside in directory.glob(f"{NAME}*"):
+            if not beside.name.endswith(".rescued"):
+                beside.unlink()
+        (rescued,) = directory.glob(f"{NAME}.*.rescued")
+        rescued.rename(path)
+    assert await on_record(path) == keys
+
+
+async def test_a_file_that_is_put_back_has_everything(path: Path) -> None:
+    directory = path.parent
+    (directory / "idle.py").write_text(IDLE_ENGINE)
+    with daemon_process(directory, "--engine", "idle:connect") as daemon:
+        keys = await acknowledged(daemon.url)
+        rename(path)
+        assert await ended(daemon.process, within_s=5) == 1
+    (directory / "elsewhere.db").rename(path)
+    assert path.with_name(LOG).stat().st_size, "its log was not thrown away"
+    assert await on_record(path) == keys
+
+
+async def test_damage_that_is_met_while_running_stops_the_daemon(path: Path, closed: Good) -> None:
+    (path.parent / "idle.py").write_text(IDLE_ENGINE)
+    path.write_bytes(closed.files[NAME])
+    with daemon_process(path.parent, "--engine", "idle:connect") as daemon:
+        with path.open("r+b") as file:
+            file.seek(4096)
+            file.write(os.urandom(len(closed.files[NAME]) - 4096))
+        async with httpx2.AsyncClient(trust_env=False, base_url=daemon.url) as client:
+            with pytest.raises(httpx2.HTTPError):
+                for n in range(50):
+                    await client.post("/accounts", json={"id": f"account-{n}"})
+        assert await ended(daemon.process, within_s=5) == 1
+    last = (path.parent / "log").read_text().splitlines()[-1]
+    assert last.startswith("settled: error: the database failed ("), last
+    code, reason = run_daemon(path.parent)
+    assert code == 78
+    assert "restore a backup" in reason
+
+
+async def test_a_large_file_is_checked_beside_the_work_and_then_before_the_next_start(
+    path: Path, closed: Good, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(closed.files[NAME])
+    with closing(sqlite3.connect(path)) as conn:  # an index that a start does not read
+        conn.execute("PRAGMA writable_schema = ON")
+        root = conn.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'idempotency_keys_tick'"
+        ).fetchone()[0]
+    with path.open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(bytes(4096))
+    monkeypatch.setattr("settled.limits.START_CHECK_BYTES_MAX", 1000)
+    with pytest.raises(StoreBroken, match="is damaged"):
+        async with open_sqlite(path, exclusive=True) as store:
+            await store.look_over()
+    with pytest.raises(ConfigError, match="is damaged"):  # suspect, it is read before it is opened
+        async with open_sqlite(path, exclusive=True):
+            pass
+    path.write_bytes(closed.files[NAME])
+    assert await start(path) == closed.books, "and now it is sound"
+
+
+async def test_the_check_beside_the_work_ends_when_the_daemon_does(
+    path: Path, closed: Good, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(closed.files[NAME])
+    monkeypatch.setattr("settled.limits.START_CHECK_BYTES_MAX", 1000)
+
+    def endless(_path: Path, conn: sqlite3.Connection) -> None:
+        conn.execute(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+        ).fetchall()
+
+    monkeypatch.setattr("settled.store.soundness.check_whole", endless)
+    async with open_sqlite(path, exclusive=True) as store:
+        with trio.fail_after(5), trio.move_on_after(0.2) as scope:
+            await store.look_over()
+    assert scope.cancelled_caught
