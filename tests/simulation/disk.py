@@ -9,8 +9,10 @@ from typing import Any, Final, TypeVar
 import outcome
 import trio
 
+from settled import limits
 from settled.store import file
 from settled.store.clock import Uptime
+from settled.store.records import Space
 from settled.store.sql.ledger import Tx
 from settled.store.sqlite import SqliteStore
 from settled.store.writer import Writer, _Job, _wake
@@ -111,6 +113,11 @@ class Disk(Writer):
         result: _T = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
         return result
 
+    def space(self) -> Space:
+        """Return what is free; now and then, until the next look, that is too little."""
+        low = self._world.fault("disk nearly full", self._world.rates.disk / 2)
+        return Space(0 if low else 2 * limits.DISK_RESERVE_BYTES, limits.DISK_RESERVE_BYTES)
+
     async def run(self) -> None:
         """Commit what comes until the power fails."""
         try:
@@ -190,23 +197,24 @@ class SimulatedStore(SqliteStore):
     """The SQLite store on a ``Disk``; reads are made at once."""
 
     def __init__(self, path: Path, disk: Disk) -> None:
-        self._path = path
         self._guard = None
-        self._disk_reserve_bytes = 0
         self._writer = disk
+        self._disk = disk
         self.reader = file.connect(path, read_only=True)
 
     async def _read(self, read: Callable[[sqlite3.Connection], _T]) -> _T:
-        assert isinstance(self._writer, Disk)
-        self._writer.check_alive()
+        self._disk.check_alive()
         await trio.lowlevel.checkpoint()
-        self._writer.check_alive()
+        self._disk.check_alive()
         return read(self.reader)
+
+    async def space(self) -> Space:
+        await trio.lowlevel.checkpoint()
+        return self._disk.space()
 
     def close(self) -> None:
         self.reader.close()
-        assert isinstance(self._writer, Disk)
-        self._writer.close()
+        self._disk.close()
 
 
 def write_files(path: Path, survivors: dict[str, bytes]) -> None:

@@ -115,6 +115,7 @@ def _deterministic(world: World) -> Iterator[None]:
         patch.setattr(ids, "mint", mint)
         # A poll costs a step; the operator's writes are looked for often enough.
         patch.setattr(limits, "FOREIGN_WRITE_POLL_S", world.horizon_s / 200)
+        patch.setattr(limits, "DISK_POLL_S", world.horizon_s / 100)
         scheduler._r.seed(world.seed)
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         gc.disable()  # what is collected, and when, must change nothing
