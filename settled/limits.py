@@ -57,7 +57,7 @@ KEY_LIFE_TICKS: Final = 48 * 3600 // KEY_TICK_S
 PURGE_BATCH_ROWS: Final = 1000
 
 # The store.
-BUSY_TIMEOUT_S: Final = 3
+BUSY_TIMEOUT_S: Final = 2  # behind a batch that finds it busy, twice that: a client waits 5 s
 COMMIT_BATCH_MAX: Final = 1000
 READERS_MAX: Final = 4
 PAGE_ROWS_MAX: Final = 1000
