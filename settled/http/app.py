@@ -54,6 +54,7 @@ def _add_views(app: QuartTrio, operations: Operations) -> None:
         )
 
     async def close_account(account_id: str) -> TrioResponse:
+        await _body()  # Nothing is carried out before the request has come in whole.
         return await _answer(handlers.delete_account(operations, account_id))
 
     async def queue_settlement(account_id: str) -> TrioResponse:

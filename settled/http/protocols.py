@@ -1,0 +1,119 @@
+"""HTTP/1.1 and HTTP/2 on one connection: Hypercorn's, hardened against clients that misbehave."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import h2.errors
+import h2.events
+import h11
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol.events import EndBody
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
+
+from settled import limits
+
+
+class Protocol:
+    """What the client of one connection speaks.
+
+    Args:
+        alpn_protocol: what was agreed under TLS, if anything.
+        turn: waits until one more request may be begun.
+        arguments: what Hypercorn's protocols take.
+    """
+
+    def __init__(
+        self, alpn_protocol: str | None, turn: Callable[[], Awaitable[None]], *arguments: Any
+    ) -> None:
+        self._turn = turn
+        self._arguments = arguments
+        self._protocol: H11Protocol | H2Protocol
+        if alpn_protocol == "h2":
+            self._protocol = _H2(self._turn, *self._arguments)
+        else:
+            self._protocol = _H11(*self._arguments)
+
+    async def initiate(self) -> None:
+        """Begin."""
+        await self._protocol.initiate()
+
+    async def handle(self, event: Event) -> None:
+        """Take what was received, or that the connection is closed."""
+        try:
+            await self._protocol.handle(event)
+        except H2ProtocolAssumedError as error:
+            self._protocol = _H2(self._turn, *self._arguments)
+            await self._protocol.initiate()
+            await self._protocol.handle(RawData(error.data))
+
+
+class _H11(H11Protocol):
+    def __init__(self, app: Any, config: Config, *arguments: Any) -> None:
+        super().__init__(app, config, *arguments)
+        self.connection = _H11Connection(
+            h11.SERVER, max_incomplete_event_size=config.h11_max_incomplete_size
+        )
+
+
+class _H11Connection(h11.Connection):
+    """Reads requests up to the last one, and no ``Upgrade``."""
+
+    def receive_data(self, data: bytes) -> None:
+        if self.their_state is not h11.MUST_CLOSE:
+            super().receive_data(data)
+
+    def next_event(self) -> Any:
+        if self.their_state is h11.MUST_CLOSE:
+            # h11 takes what follows the last request for an error, and Hypercorn would answer 400
+            # where the answer to that request belongs, which may have been carried out.
+            return h11.NEED_DATA
+        event = super().next_event()
+        if isinstance(event, h11.Request) and any(name == b"upgrade" for name, _ in event.headers):
+            # A server may ignore it (RFC 9110, 7.8). WebSockets are not for us, and the upgrade to
+            # HTTP/2 was given up (RFC 9113, 3.1), but for smuggling requests past a proxy.
+            return h11.Request(
+                method=event.method,
+                target=event.target,
+                headers=[header for header in event.headers if header[0] != b"upgrade"],
+                http_version=event.http_version,
+            )
+        return event
+
+
+class _H2(H2Protocol):
+    """Has requests wait for their turn, and ends what asks for nothing: pings, settings, resets."""
+
+    def __init__(self, turn: Callable[[], Awaitable[None]], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._turn = turn
+        self._idle_frames_left = limits.IDLE_FRAMES_MAX
+
+    async def _handle_events(self, events: Sequence[h2.events.Event]) -> None:
+        for event in events:
+            if isinstance(event, h2.events.RequestReceived):
+                await self._turn()
+            elif not _is_of_use(event):
+                self._idle_frames_left -= 1
+            if self._idle_frames_left < 0:
+                self.connection.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+                await self._flush()
+                await self.send(Closed())
+            if self.closed:
+                return
+            await super()._handle_events([event])
+        await self._flush()
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, EndBody):
+            # An honest client has some for each answer: windows to update, settings to agree to.
+            self._idle_frames_left += limits.IDLE_FRAMES_PER_ANSWER
+        await super().stream_send(event)
+
+
+def _is_of_use(event: h2.events.Event) -> bool:
+    if isinstance(event, h2.events.DataReceived):
+        return bool(event.data)
+    return isinstance(event, h2.events.StreamEnded)

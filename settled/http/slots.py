@@ -1,0 +1,166 @@
+"""What all clients take up together, and which of them makes room for the others.
+
+The honest client is one connector, whose requests arrive whole and at once; whoever floods us
+keeps us waiting. So three things are bounded, and beyond a bound the client who has kept us waiting
+the longest, or holds the most meanwhile, is closed: open connections, those among them that have
+begun to speak, and the memory of requests under way. From the end of his request until its answer
+begins a client waits on us, not we on him, and is never closed for another; while all are like
+that, newcomers wait.
+
+The processor is shared too. Whoever comes anew, or sends much and is not answered, stands in a line
+with the others who do: of those in the line one is attended to at a time, however many there are.
+Each answer is good for one turn out of the line.
+"""
+
+import resource
+from collections.abc import Callable, Iterable
+from errno import EMFILE
+
+import structlog
+import trio
+
+from settled import limits
+
+log = structlog.get_logger()
+
+
+class Slot:
+    """The place of one open connection.
+
+    Args:
+        slots: all places.
+        cut: closes the connection.
+
+    Attributes:
+        speaking: whether the client has begun to speak.
+        held_bytes: what its requests under way take up.
+    """
+
+    def __init__(self, slots: "Slots", cut: Callable[[], None]) -> None:
+        self.cut = cut
+        self.speaking = False
+        self.held_bytes = 0
+        self._slots = slots
+        self._whole_requests = 0
+        self._turns = 0
+        self._waiting_since = trio.current_time()
+
+    @property
+    def waiting_since(self) -> float | None:
+        """When we began to wait for this client, or ``None`` while he waits for us."""
+        return None if self._whole_requests else self._waiting_since
+
+    async def speak(self) -> None:
+        """Wait until it is this client's turn to begin."""
+        async with self._slots.line:
+            await self._slots.room_to_speak()
+            self.speaking = True
+
+    async def turn(self) -> None:
+        """Wait until what this client sent may be attended to."""
+        if self._turns:
+            self._turns -= 1
+            return
+        async with self._slots.line:
+            await trio.lowlevel.checkpoint()
+
+    def hold(self, held_bytes: int) -> None:
+        """Count so much memory of a request (a negative number gives it back)."""
+        self.held_bytes += held_bytes
+        self._slots.hold(held_bytes)
+
+    def request_whole(self) -> None:
+        """Note that a request has come in whole: now its client waits for us."""
+        self._whole_requests += 1
+
+    def answer_begun(self) -> None:
+        """Note that the answer to a whole request begins: it is up to its client to take it."""
+        self._whole_requests -= 1
+        self._turns = min(self._turns + 1, limits.STREAMS_MAX)
+        self._waiting_since = trio.current_time()
+
+
+class Slots:
+    """The places of all open connections.
+
+    Attributes:
+        line: where those stand who have no turn.
+    """
+
+    def __init__(self) -> None:
+        self.line = trio.Lock()
+        # The rest of the descriptors is for the store, the connector and the ledger.
+        descriptors_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._connections_max = min(limits.CONNECTIONS_MAX, descriptors_max * 3 // 4)
+        self._slots: set[Slot] = set()
+        self._held_bytes = 0
+        self._warned_at: dict[str, float] = {}
+
+    def take(self, cut: Callable[[], None]) -> Slot:
+        """Return a place for a new connection, which ``cut`` closes."""
+        slot = Slot(self, cut)
+        self._slots.add(slot)
+        return slot
+
+    def leave(self, slot: Slot) -> None:
+        """Give a place back; more than once is fine."""
+        self._slots.discard(slot)
+
+    def close_silent(self) -> None:
+        """Close the connections whose clients have not begun to speak."""
+        for slot in [slot for slot in self._slots if not slot.speaking]:
+            self._close(slot)
+
+    async def room_to_connect(self) -> None:
+        """Wait until one more connection may be open."""
+        while len(self._slots) >= self._connections_max:
+            self._warn("connections_full", open=len(self._slots))
+            if not self._close_longest_waiting(self._slots):
+                await trio.sleep(limits.FULL_POLL_S)
+
+    async def room_to_speak(self) -> None:
+        """Wait until one more client may speak."""
+        while len(speaking := self._speaking()) >= limits.SPEAKING_MAX:
+            self._warn("connections_busy", speaking=len(speaking))
+            if not self._close_longest_waiting(speaking):
+                await trio.sleep(limits.FULL_POLL_S)
+
+    async def out_of_descriptors(self, error: OSError) -> None:
+        """Make room after a connection could not be accepted."""
+        self._warn("cannot_accept", reason=error.strerror, open=len(self._slots))
+        if error.errno == EMFILE:
+            self._close_longest_waiting(self._slots)
+        await trio.sleep(limits.FULL_POLL_S)
+
+    def hold(self, held_bytes: int) -> None:
+        """Count memory; when it is too much, close whom we wait for and who holds the most."""
+        self._held_bytes += held_bytes
+        if held_bytes > 0 and self._held_bytes > limits.REQUESTS_BYTES_MAX:
+            self._warn("requests_full", held_bytes=self._held_bytes)
+            waiting = [slot for slot in self._slots if slot.waiting_since is not None]
+            largest = max(waiting, key=lambda slot: slot.held_bytes, default=None)
+            if largest is not None and largest.held_bytes:
+                self._close(largest)
+
+    def _speaking(self) -> list[Slot]:
+        return [slot for slot in self._slots if slot.speaking]
+
+    def _close_longest_waiting(self, slots: Iterable[Slot]) -> bool:
+        since = {slot: slot.waiting_since for slot in slots if slot.waiting_since is not None}
+        longest = min(since, key=since.__getitem__, default=None)
+        if longest is None or trio.current_time() < since[longest] + limits.CONNECTION_UNCUT_S:
+            return False
+        self._close(longest)
+        return True
+
+    def _close(self, slot: Slot) -> None:
+        self.leave(slot)
+        slot.cut()
+
+    def _warn(self, event: str, **values: object) -> None:
+        """Log a shortage once, and again only after it has been over for a while."""
+        now = trio.current_time()
+        warned_at = self._warned_at.get(event)
+        self._warned_at[event] = now
+        if warned_at is None or now > warned_at + limits.SHORTAGE_OVER_S:
+            log.warning(event, **values, action="closing the connections that ask for nothing")

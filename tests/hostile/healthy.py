@@ -1,0 +1,103 @@
+"""The connector that goes on with its work while others attack, and what it costs the daemon."""
+
+import random
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from tests.hostile.wire import post, settlement
+
+
+@dataclass
+class Healthy:
+    """A client that queues settlements at a steady pace, mostly on a connection that it keeps.
+
+    Attributes:
+        latencies_s: how long each answer took.
+        again: how often a connection was closed instead of an answer, and a second try was made.
+        refused: what was answered instead of 201.
+    """
+
+    port: int
+    latencies_s: list[float] = field(default_factory=list)
+    again: int = 0
+    refused: list[bytes] = field(default_factory=list)
+
+    async def run(self, pause_s: float = 0.02) -> None:
+        """Go on until cancelled."""
+        stream: trio.SocketStream | None = None
+        while True:
+            key = f"{random.getrandbits(64):x}"
+            begun = trio.current_time()
+            while (answer := await self._ask(stream, key)) is None:
+                self.again += 1
+                stream = None
+            stream, status = answer
+            self.latencies_s.append(trio.current_time() - begun)
+            if not status.startswith(b"HTTP/1.1 201"):
+                self.refused.append(status)
+            if random.random() < 0.2:
+                await stream.aclose()
+                stream = None
+            await trio.sleep(pause_s)
+
+    async def _ask(
+        self, stream: trio.SocketStream | None, key: str
+    ) -> tuple[trio.SocketStream, bytes] | None:
+        try:
+            if stream is None:
+                stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+            await stream.send_all(settlement(key))
+            answer = await stream.receive_some()
+        except (OSError, trio.BrokenResourceError):
+            return None
+        while answer and not answer.endswith(b"}"):
+            answer += await stream.receive_some()
+        return (stream, answer.partition(b"\r\n")[0]) if answer else None
+
+    def percentile_ms(self, percent: float) -> float:
+        ordered = sorted(self.latencies_s)
+        return ordered[min(int(len(ordered) * percent / 100), len(ordered) - 1)] * 1000
+
+
+async def open_account(port: int, account_id: str = "alice") -> None:
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(post("/accounts", b'{"id":"%s"}' % account_id.encode()))
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 201")
+
+
+def rss_kib(pid: int) -> int:
+    """Return how much memory a process has resident, in KiB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    match = re.search(r"VmRSS:\s+(\d+)", status)
+    assert match is not None
+    return int(match[1])
+
+
+def descriptors(pid: int) -> int:
+    """Return how many descriptors a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+@dataclass
+class Cost:
+    """What an attack costs the daemon, from just before it began."""
+
+    pid: int
+    rss_before_kib: int = 0
+    rss_peak_kib: int = 0
+
+    def __post_init__(self) -> None:
+        self.rss_before_kib = self.rss_peak_kib = rss_kib(self.pid)
+
+    async def watch(self) -> None:
+        """Look at the daemon until cancelled."""
+        while True:
+            self.rss_peak_kib = max(self.rss_peak_kib, rss_kib(self.pid))
+            await trio.sleep(0.02)
+
+    @property
+    def growth_mib(self) -> float:
+        return (self.rss_peak_kib - self.rss_before_kib) / 1024
