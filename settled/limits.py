@@ -33,9 +33,10 @@ RETRY_AFTER_S: Final = 1
 # What all clients may take up together.
 CONNECTIONS_MAX: Final = 1024  # but three quarters of the process's descriptors at most
 SPEAKING_MAX: Final = 256  # connections that have sent something
-REQUESTS_BYTES_MAX: Final = 6 * 1024 * 1024  # of all requests under way
-REQUEST_BYTES: Final = 16 * 1024  # what one takes up before its body
+REQUESTS_BYTES_MAX: Final = 10 * 1024 * 1024  # of all requests under way
+REQUEST_BYTES: Final = 32 * 1024  # what one takes up before its body
 CONNECTION_UNCUT_S: Final = 0.1  # a newcomer has this long to speak before he makes room
+LINE_PATIENCE: Final = 3  # rounds of all other work for each one of the line
 FULL_POLL_S: Final = 0.01
 SHORTAGE_OVER_S: Final = 60  # after that, the next one is logged again
 

@@ -71,7 +71,7 @@ class Connection:
             async with self._tasks:
                 self._protocol = Protocol(
                     alpn_protocol,
-                    self._slot.turn,
+                    self._slot,
                     self._call_app,
                     self._config,
                     self._context,

@@ -1,6 +1,6 @@
 """HTTP/1.1 and HTTP/2 on one connection: Hypercorn's, hardened against clients that misbehave."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import h2.errors
@@ -14,6 +14,7 @@ from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
 
 from settled import limits
+from settled.http.slots import Slot
 
 
 class Protocol:
@@ -21,18 +22,16 @@ class Protocol:
 
     Args:
         alpn_protocol: what was agreed under TLS, if anything.
-        turn: waits until one more request may be begun.
+        slot: the place of the connection.
         arguments: what Hypercorn's protocols take.
     """
 
-    def __init__(
-        self, alpn_protocol: str | None, turn: Callable[[], Awaitable[None]], *arguments: Any
-    ) -> None:
-        self._turn = turn
+    def __init__(self, alpn_protocol: str | None, slot: Slot, *arguments: Any) -> None:
+        self._slot = slot
         self._arguments = arguments
         self._protocol: H11Protocol | H2Protocol
         if alpn_protocol == "h2":
-            self._protocol = _H2(self._turn, *self._arguments)
+            self._protocol = _H2(self._slot, *self._arguments)
         else:
             self._protocol = _H11(*self._arguments)
 
@@ -45,7 +44,7 @@ class Protocol:
         try:
             await self._protocol.handle(event)
         except H2ProtocolAssumedError as error:
-            self._protocol = _H2(self._turn, *self._arguments)
+            self._protocol = _H2(self._slot, *self._arguments)
             await self._protocol.initiate()
             await self._protocol.handle(RawData(error.data))
 
@@ -86,16 +85,14 @@ class _H11Connection(h11.Connection):
 class _H2(H2Protocol):
     """Has requests wait for their turn, and ends what asks for nothing: pings, settings, resets."""
 
-    def __init__(self, turn: Callable[[], Awaitable[None]], *arguments: Any) -> None:
+    def __init__(self, slot: Slot, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._turn = turn
+        self._slot = slot
         self._idle_frames_left = limits.IDLE_FRAMES_MAX
 
     async def _handle_events(self, events: Sequence[h2.events.Event]) -> None:
         for event in events:
-            if isinstance(event, h2.events.RequestReceived):
-                await self._turn()
-            elif not _is_of_use(event):
+            if not _is_of_use(event):
                 self._idle_frames_left -= 1
             if self._idle_frames_left < 0:
                 self.connection.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
@@ -103,8 +100,21 @@ class _H2(H2Protocol):
                 await self.send(Closed())
             if self.closed:
                 return
-            await super()._handle_events([event])
+            await self._handle_event(event)
         await self._flush()
+
+    async def _handle_event(self, event: h2.events.Event) -> None:
+        if isinstance(event, h2.events.RequestReceived):
+            await self._slot.turn()
+            if not self._slot.room_for_request():
+                # It says that nothing was done, so that the client may ask again (RFC 9113, 8.7).
+                self.connection.reset_stream(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
+                return
+        if isinstance(event, h2.events.DataReceived) and event.stream_id not in self.streams:
+            # The rest of a body that was not waited for. Hypercorn would drop the connection.
+            self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            return
+        await super()._handle_events([event])
 
     async def stream_send(self, event: StreamEvent) -> None:
         if isinstance(event, EndBody):

@@ -7,6 +7,7 @@ not ASCII, data on a stream that was answered already).
 """
 
 import logging
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -32,6 +33,8 @@ log = structlog.get_logger()
 
 # What accept(2) fails with when the machine or the process is short of something.
 _SHORTAGES: Final = {EMFILE, ENFILE, ENOBUFS, ENOMEM}
+
+_CONTENT_LENGTH: Final = re.compile(rb"\ncontent-length: *([0-9]{1,5})\r?$", re.IGNORECASE | re.M)
 
 
 async def serve_http(
@@ -118,9 +121,10 @@ class _Server:
         with trio.CancelScope() as scope:
             slot = self._slots.take(scope.cancel)
             try:
-                if await _speaks(socket_of(stream)):
-                    await slot.speak()
-                    await self._converse(stream, slot)
+                if said := await _first_bytes(socket_of(stream)):
+                    await slot.speak(in_full=_is_whole(said))
+                    if await _first_bytes(socket_of(stream)):  # and has not gone since
+                        await self._converse(stream, slot)
             finally:
                 self._slots.leave(slot)
                 socket_of(stream).close()
@@ -156,11 +160,21 @@ class _Server:
             await trio.sleep_forever()
 
 
-async def _speaks(sock: trio.socket.SocketType) -> bool:
-    """Wait for the first byte: until then, a connection should cost next to nothing."""
+async def _first_bytes(sock: trio.socket.SocketType) -> bytes:
+    """Wait for a client to speak: until then, a connection should cost next to nothing.
+
+    Returns what he has sent, which is still there to be read, or nothing if he has gone.
+    """
     with trio.move_on_after(limits.HEADER_TIMEOUT_S), suppress(OSError):
-        return bool(await sock.recv(1, MSG_PEEK))
-    return False
+        return await sock.recv(limits.READ_BYTES_MAX, MSG_PEEK)
+    return b""
+
+
+def _is_whole(said: bytes) -> bool:
+    """Return whether this looks like a whole request, as honest clients send it."""
+    head, blank, body = said.partition(b"\r\n\r\n")
+    length = _CONTENT_LENGTH.search(head)
+    return bool(blank) and len(body) >= (int(length[1]) if length else 0)
 
 
 async def _close_when_cancelled(sock: trio.socket.SocketType) -> None:

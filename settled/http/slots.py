@@ -7,9 +7,10 @@ begun to speak, and the memory of requests under way. From the end of his reques
 begins a client waits on us, not we on him, and is never closed for another; while all are like
 that, newcomers wait.
 
-The processor is shared too. Whoever comes anew, or sends much and is not answered, stands in a line
+The processor is shared too. Whoever comes anew, or sends more and is not answered, stands in a line
 with the others who do: of those in the line one is attended to at a time, however many there are.
-Each answer is good for one turn out of the line.
+An answer is good for a turn out of the line. Newcomers who ask at once, and in full, have a line of
+their own.
 """
 
 import resource
@@ -34,6 +35,8 @@ class Slot:
     Attributes:
         speaking: whether the client has begun to speak.
         held_bytes: what its requests under way take up.
+        whole_requests: how many of them are whole, so that their client waits for us.
+        waiting_since: otherwise, when we began to wait for him.
     """
 
     def __init__(self, slots: "Slots", cut: Callable[[], None]) -> None:
@@ -41,28 +44,32 @@ class Slot:
         self.speaking = False
         self.held_bytes = 0
         self._slots = slots
-        self._whole_requests = 0
-        self._turns = 0
-        self._waiting_since = trio.current_time()
+        self.whole_requests = 0
+        self._free_turn = False
+        self.waiting_since = trio.current_time()
 
-    @property
-    def waiting_since(self) -> float | None:
-        """When we began to wait for this client, or ``None`` while he waits for us."""
-        return None if self._whole_requests else self._waiting_since
+    async def speak(self, *, in_full: bool) -> None:
+        """Wait until it is this client's turn to begin.
 
-    async def speak(self) -> None:
-        """Wait until it is this client's turn to begin."""
-        async with self._slots.line:
+        Args:
+            in_full: whether a whole request is there already.
+        """
+        async with self._slots.short_line if in_full else self._slots.line:
+            await _go_slowly()
             await self._slots.room_to_speak()
             self.speaking = True
 
     async def turn(self) -> None:
         """Wait until what this client sent may be attended to."""
-        if self._turns:
-            self._turns -= 1
+        if self._free_turn:
+            self._free_turn = False
             return
         async with self._slots.line:
-            await trio.lowlevel.checkpoint()
+            await _go_slowly()
+
+    def room_for_request(self) -> bool:
+        """Return whether one more request may be begun now."""
+        return self._slots.room_for_request()
 
     def hold(self, held_bytes: int) -> None:
         """Count so much memory of a request (a negative number gives it back)."""
@@ -71,13 +78,13 @@ class Slot:
 
     def request_whole(self) -> None:
         """Note that a request has come in whole: now its client waits for us."""
-        self._whole_requests += 1
+        self.whole_requests += 1
 
     def answer_begun(self) -> None:
         """Note that the answer to a whole request begins: it is up to its client to take it."""
-        self._whole_requests -= 1
-        self._turns = min(self._turns + 1, limits.STREAMS_MAX)
-        self._waiting_since = trio.current_time()
+        self.whole_requests -= 1
+        self._free_turn = True
+        self.waiting_since = trio.current_time()
 
 
 class Slots:
@@ -85,10 +92,12 @@ class Slots:
 
     Attributes:
         line: where those stand who have no turn.
+        short_line: where newcomers stand who have sent a whole request.
     """
 
     def __init__(self) -> None:
         self.line = trio.Lock()
+        self.short_line = trio.Lock()
         # The rest of the descriptors is for the store, the connector and the ledger.
         descriptors_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._connections_max = min(limits.CONNECTIONS_MAX, descriptors_max * 3 // 4)
@@ -132,26 +141,35 @@ class Slots:
             self._close_longest_waiting(self._slots)
         await trio.sleep(limits.FULL_POLL_S)
 
+    def room_for_request(self) -> bool:
+        """Return whether there is memory for one more request; try to make some if there is not."""
+        if self._held_bytes < limits.REQUESTS_BYTES_MAX:
+            return True
+        self._close_largest_waiting()
+        return False
+
     def hold(self, held_bytes: int) -> None:
-        """Count memory; when it is too much, close whom we wait for and who holds the most."""
+        """Count memory."""
         self._held_bytes += held_bytes
         if held_bytes > 0 and self._held_bytes > limits.REQUESTS_BYTES_MAX:
-            self._warn("requests_full", held_bytes=self._held_bytes)
-            waiting = [slot for slot in self._slots if slot.waiting_since is not None]
-            largest = max(waiting, key=lambda slot: slot.held_bytes, default=None)
-            if largest is not None and largest.held_bytes:
-                self._close(largest)
+            self._close_largest_waiting()
 
     def _speaking(self) -> list[Slot]:
         return [slot for slot in self._slots if slot.speaking]
 
     def _close_longest_waiting(self, slots: Iterable[Slot]) -> bool:
-        since = {slot: slot.waiting_since for slot in slots if slot.waiting_since is not None}
-        longest = min(since, key=since.__getitem__, default=None)
-        if longest is None or trio.current_time() < since[longest] + limits.CONNECTION_UNCUT_S:
+        longest = min(_keeping_us_waiting(slots), key=lambda slot: slot.waiting_since, default=None)
+        if longest is None:
             return False
         self._close(longest)
         return True
+
+    def _close_largest_waiting(self) -> None:
+        self._warn("requests_full", held_bytes=self._held_bytes)
+        waiting = _keeping_us_waiting(self._slots)
+        largest = max(waiting, key=lambda slot: slot.held_bytes, default=None)
+        if largest is not None and largest.held_bytes:
+            self._close(largest)
 
     def _close(self, slot: Slot) -> None:
         self.leave(slot)
@@ -164,3 +182,15 @@ class Slots:
         self._warned_at[event] = now
         if warned_at is None or now > warned_at + limits.SHORTAGE_OVER_S:
             log.warning(event, **values, action="closing the connections that ask for nothing")
+
+
+def _keeping_us_waiting(slots: Iterable[Slot]) -> list[Slot]:
+    late = trio.current_time() - limits.CONNECTION_UNCUT_S
+    return [slot for slot in slots if not slot.whole_requests and slot.waiting_since <= late]
+
+
+async def _go_slowly() -> None:
+    """Hold up the line for as long as the others need: the busier they are, the longer."""
+    begun = trio.current_time()
+    await trio.lowlevel.checkpoint()
+    await trio.sleep(limits.LINE_PATIENCE * (trio.current_time() - begun))

@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from tests.daemon_process import DaemonProcess, daemon_process
 from tests.hostile.attacks import ATTACKS
-from tests.hostile.healthy import Cost, Healthy, descriptors, open_account
+from tests.hostile.healthy import Cost, Healthy, descriptors, open_account, percentile_ms
 
 P99_MS_MAX = 100
 GROWTH_MIB_MAX = 20
@@ -37,12 +37,12 @@ async def measure(name: str | None, daemon: DaemonProcess, seconds: float) -> li
     """Return the row of one attack, or of peace."""
     port = int(daemon.url.rpartition(":")[2])
     await open_account(port)
-    warm = Healthy(port)
+    warm = Healthy(port, daemon.process.pid)
     with trio.move_on_after(2):
         await warm.run(0)
     fds_before = descriptors(daemon.process.pid)
     cost = Cost(daemon.process.pid)
-    healthy = Healthy(port)
+    healthy = Healthy(port, daemon.process.pid)
     command = [sys.executable, "-m", "tests.hostile.attacks", str(name), str(port), str(seconds)]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cost.watch)
@@ -53,7 +53,7 @@ async def measure(name: str | None, daemon: DaemonProcess, seconds: float) -> li
             await trio.run_process(command, check=False)
         nursery.cancel_scope.cancel()
     await trio.sleep(0.5)
-    p99_ms = healthy.percentile_ms(99)
+    p99_ms = percentile_ms(healthy.own_latencies_s, 99)
     good = (
         daemon.process.poll() is None
         and not healthy.refused
@@ -65,9 +65,9 @@ async def measure(name: str | None, daemon: DaemonProcess, seconds: float) -> li
         len(healthy.latencies_s),
         healthy.again,
         len(healthy.refused),
-        healthy.percentile_ms(50),
+        percentile_ms(healthy.latencies_s, 50),
+        percentile_ms(healthy.latencies_s, 99),
         p99_ms,
-        max(healthy.latencies_s) * 1000,
         cost.growth_mib,
         descriptors(daemon.process.pid) - fds_before,
         "" if good else "MISSED",

@@ -1,5 +1,6 @@
 """The connector that goes on with its work while others attack, and what it costs the daemon."""
 
+import os
 import random
 import re
 from dataclasses import dataclass, field
@@ -15,13 +16,18 @@ class Healthy:
     """A client that queues settlements at a steady pace, mostly on a connection that it keeps.
 
     Attributes:
+        pid: of the daemon.
         latencies_s: how long each answer took.
+        own_latencies_s: the same, less the time for which the daemon or we were ready to run but
+            had no processor.
         again: how often a connection was closed instead of an answer, and a second try was made.
         refused: what was answered instead of 201.
     """
 
     port: int
+    pid: int
     latencies_s: list[float] = field(default_factory=list)
+    own_latencies_s: list[float] = field(default_factory=list)
     again: int = 0
     refused: list[bytes] = field(default_factory=list)
 
@@ -30,12 +36,14 @@ class Healthy:
         stream: trio.SocketStream | None = None
         while True:
             key = f"{random.getrandbits(64):x}"
-            begun = trio.current_time()
+            begun, delayed_s = trio.current_time(), self._delayed_s()
             while (answer := await self._ask(stream, key)) is None:
                 self.again += 1
                 stream = None
             stream, status = answer
-            self.latencies_s.append(trio.current_time() - begun)
+            latency_s = trio.current_time() - begun
+            self.latencies_s.append(latency_s)
+            self.own_latencies_s.append(max(0, latency_s - self._delayed_s() + delayed_s))
             if not status.startswith(b"HTTP/1.1 201"):
                 self.refused.append(status)
             if random.random() < 0.2:
@@ -57,9 +65,16 @@ class Healthy:
             answer += await stream.receive_some()
         return (stream, answer.partition(b"\r\n")[0]) if answer else None
 
-    def percentile_ms(self, percent: float) -> float:
-        ordered = sorted(self.latencies_s)
-        return ordered[min(int(len(ordered) * percent / 100), len(ordered) - 1)] * 1000
+    def _delayed_s(self) -> float:
+        return sum(
+            int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+            for pid in (self.pid, os.getpid())
+        )
+
+
+def percentile_ms(latencies_s: list[float], percent: float) -> float:
+    ordered = sorted(latencies_s)
+    return ordered[min(int(len(ordered) * percent / 100), len(ordered) - 1)] * 1000
 
 
 async def open_account(port: int, account_id: str = "alice") -> None:
