@@ -61,6 +61,7 @@ class Connection:
         self._tasks = TaskGroup()
         self._sending = trio.Lock()
         self._idle = TrioSingleTask()
+        self._ended = False
         self._protocol: Protocol
 
     async def run(self) -> None:
@@ -85,6 +86,8 @@ class Connection:
                 await self._protocol.initiate()
                 await self._idle.restart(self._tasks, self._close_when_idle)
                 await self._read()
+                self._ended = True
+                await self._idle.stop()
         except (OSError, trio.BrokenResourceError, trio.TooSlowError):
             pass  # The client has gone, or never began.
         finally:
@@ -130,7 +133,7 @@ class Connection:
             await self._protocol.handle(Closed())
             self._over()
         elif isinstance(event, Updated):
-            if event.idle:
+            if event.idle and not self._ended:
                 await self._idle.restart(self._tasks, self._close_when_idle)
             else:
                 await self._idle.stop()

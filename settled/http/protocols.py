@@ -58,7 +58,7 @@ class _H11(H11Protocol):
 
 
 class _H11Connection(h11.Connection):
-    """Reads requests up to the last one, and no ``Upgrade``."""
+    """Reads requests that have one meaning, up to the last one, and no ``Upgrade``."""
 
     def receive_data(self, data: bytes) -> None:
         if self.their_state is not h11.MUST_CLOSE:
@@ -70,16 +70,31 @@ class _H11Connection(h11.Connection):
             # where the answer to that request belongs, which may have been carried out.
             return h11.NEED_DATA
         event = super().next_event()
-        if isinstance(event, h11.Request) and any(name == b"upgrade" for name, _ in event.headers):
+        if isinstance(event, h11.Request):
+            return self._checked(event)
+        return event
+
+    def _checked(self, request: h11.Request) -> h11.Request:
+        names = {name for name, _ in request.headers}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            # A proxy may take another of the two for the length than we do (RFC 9112, 6.1).
+            raise self._refused("two lengths of the body", 400)
+        if not request.http_version.startswith(b"1.") and request.method != b"PRI":
+            raise self._refused("a version of HTTP that is none", 505)
+        if b"upgrade" in names:
             # A server may ignore it (RFC 9110, 7.8). WebSockets are not for us, and the upgrade to
             # HTTP/2 was given up (RFC 9113, 3.1), but for smuggling requests past a proxy.
             return h11.Request(
-                method=event.method,
-                target=event.target,
-                headers=[header for header in event.headers if header[0] != b"upgrade"],
-                http_version=event.http_version,
+                method=request.method,
+                target=request.target,
+                headers=[header for header in request.headers if header[0] != b"upgrade"],
+                http_version=request.http_version,
             )
-        return event
+        return request
+
+    def _refused(self, reason: str, status: int) -> h11.RemoteProtocolError:
+        self._process_error(self.their_role)
+        return h11.RemoteProtocolError(reason, error_status_hint=status)
 
 
 class _H2(H2Protocol):
@@ -89,6 +104,13 @@ class _H2(H2Protocol):
         super().__init__(*arguments)
         self._slot = slot
         self._idle_frames_left = limits.IDLE_FRAMES_MAX
+
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if isinstance(event, Closed):
+            # Nothing takes the rest of the answers any more, and Hypercorn would wait for it.
+            for buffer in list(self.stream_buffers.values()):
+                await buffer.close()
 
     async def _handle_events(self, events: Sequence[h2.events.Event]) -> None:
         for event in events:
