@@ -109,17 +109,18 @@ class _Server:
                         raise
                     await self._slots.out_of_descriptors(error)
                 else:
-                    self._nursery.start_soon(self._serve, stream)
+                    scope = trio.CancelScope()
+                    slot = self._slots.take(scope.cancel)
+                    self._nursery.start_soon(self._serve, stream, slot, scope)
 
     async def end(self) -> None:
         """Close the connections that are idle; the others end with their last answer."""
         self._slots.close_silent()
         await self._context.terminated.set()
 
-    async def _serve(self, stream: Stream) -> None:
+    async def _serve(self, stream: Stream, slot: Slot, scope: trio.CancelScope) -> None:
         """Serve one connection until it ends."""
-        with trio.CancelScope() as scope:
-            slot = self._slots.take(scope.cancel)
+        with scope:
             try:
                 if said := await _first_bytes(socket_of(stream)):
                     await slot.speak(in_full=_is_whole(said))

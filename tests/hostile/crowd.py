@@ -4,6 +4,9 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+# How much of each crowd comes.
+share = 1.0
+
 Attack = Callable[[int], Awaitable[None]]
 
 
@@ -16,5 +19,5 @@ async def crowd(size: int, visit: Callable[[], Awaitable[None]]) -> None:
             await trio.sleep(0.01)  # so that the clients, too, are bounded
 
     async with trio.open_nursery() as nursery:
-        for _ in range(size):
+        for _ in range(max(1, round(size * share))):
             nursery.start_soon(come_again)

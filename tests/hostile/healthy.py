@@ -30,40 +30,48 @@ class Healthy:
     own_latencies_s: list[float] = field(default_factory=list)
     again: int = 0
     refused: list[bytes] = field(default_factory=list)
+    _stream: trio.SocketStream | None = None
 
     async def run(self, pause_s: float = 0.02) -> None:
         """Go on until cancelled."""
-        stream: trio.SocketStream | None = None
-        while True:
-            key = f"{random.getrandbits(64):x}"
-            begun, delayed_s = trio.current_time(), self._delayed_s()
-            while (answer := await self._ask(stream, key)) is None:
-                self.again += 1
-                stream = None
-            stream, status = answer
-            latency_s = trio.current_time() - begun
-            self.latencies_s.append(latency_s)
-            self.own_latencies_s.append(max(0, latency_s - self._delayed_s() + delayed_s))
-            if not status.startswith(b"HTTP/1.1 201"):
-                self.refused.append(status)
-            if random.random() < 0.2:
-                await stream.aclose()
-                stream = None
-            await trio.sleep(pause_s)
-
-    async def _ask(
-        self, stream: trio.SocketStream | None, key: str
-    ) -> tuple[trio.SocketStream, bytes] | None:
         try:
-            if stream is None:
-                stream = await trio.open_tcp_stream("127.0.0.1", self.port)
-            await stream.send_all(settlement(key))
-            answer = await stream.receive_some()
+            while True:
+                await self._request()
+                if random.random() < 0.2:
+                    self._hang_up()
+                await trio.sleep(pause_s)
+        finally:
+            self._hang_up()
+
+    async def _request(self) -> None:
+        request = settlement(f"{random.getrandbits(64):x}")
+        begun, delayed_s = trio.current_time(), self._delayed_s()
+        while (status := await self._ask(request)) is None:
+            self.again += 1
+            self._hang_up()
+        latency_s = trio.current_time() - begun
+        self.latencies_s.append(latency_s)
+        self.own_latencies_s.append(max(0, latency_s - self._delayed_s() + delayed_s))
+        if not status.startswith(b"HTTP/1.1 201"):
+            self.refused.append(status)
+
+    async def _ask(self, request: bytes) -> bytes | None:
+        """Return the status line, or ``None`` when the connection was closed instead."""
+        try:
+            if self._stream is None:
+                self._stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+            await self._stream.send_all(request)
+            answer = await self._stream.receive_some()
+            while answer and not answer.endswith(b"}"):
+                answer += await self._stream.receive_some()
         except (OSError, trio.BrokenResourceError):
             return None
-        while answer and not answer.endswith(b"}"):
-            answer += await stream.receive_some()
-        return (stream, answer.partition(b"\r\n")[0]) if answer else None
+        return answer.partition(b"\r\n")[0] or None
+
+    def _hang_up(self) -> None:
+        if self._stream is not None:
+            self._stream.socket.close()
+            self._stream = None
 
     def _delayed_s(self) -> float:
         return sum(
