@@ -49,7 +49,9 @@ def before_call(context, case, kwargs):
 """
 
 
-def fuzz(examples: int, directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def fuzz(
+    examples: int, directory: Path, *options: str, capture: bool = False
+) -> subprocess.CompletedProcess[str]:
     """Have schemathesis make so many requests for each operation, and return how that went."""
     (directory / "fuzzed.py").write_text(ENGINE)
     (directory / "hooks.py").write_text(HOOKS)
@@ -61,7 +63,7 @@ def fuzz(examples: int, directory: Path, *options: str) -> subprocess.CompletedP
             [*program, "--url", daemon.url, f"--max-examples={examples}", *settings, *options],
             cwd=directory,
             env={"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(directory), "PATH": "/usr/bin"},
-            capture_output=True,
+            capture_output=capture,
             text=True,
             check=False,
         )
@@ -70,8 +72,6 @@ def fuzz(examples: int, directory: Path, *options: str) -> subprocess.CompletedP
 def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         done = fuzz(int(sys.argv[1]) if len(sys.argv) > 1 else 1000, Path(directory))
-    sys.stdout.write(done.stdout)
-    sys.stderr.write(done.stderr)
     return done.returncode
 
 

@@ -180,3 +180,17 @@ async def test_its_examples_work(operations: Operations) -> None:
                         assert is_valid(schema, response.json())
                     if method == "delete":
                         await client.post("/accounts", json={"id": "alice"})
+
+
+def test_the_page_of_the_api_names_the_limits_of_the_program() -> None:
+    page = (Path(settled.__file__).parents[1] / "docs/http.md").read_text()
+    for limit in (
+        f"| {limits.STREAMS_MAX} |",
+        f"| {limits.IDLE_FRAMES_MAX}, and {limits.IDLE_FRAMES_PER_ANSWER} for each answer |",
+        f"| {limits.CONNECTIONS_MAX:,}, or three quarters",
+        f"| {limits.SPEAKING_MAX} |",
+        f"at {limits.REQUEST_BYTES // 1024} KiB each",
+        f"| {limits.REQUESTS_BYTES_MAX // 1024**2} MiB |",
+        f"| {limits.SILENCE_S} s |",
+    ):
+        assert limit in page, limit
