@@ -37,6 +37,7 @@ REQUESTS_BYTES_MAX: Final = 10 * 1024 * 1024  # of all requests under way
 REQUEST_BYTES: Final = 32 * 1024  # what one takes up before its body
 CONNECTION_UNCUT_S: Final = 0.1  # a newcomer has this long to speak before he makes room
 LINE_PATIENCE: Final = 3  # rounds of all other work for each one of the line
+LINE_PAUSE_MAX_S: Final = 0.02
 FULL_POLL_S: Final = 0.01
 SHORTAGE_OVER_S: Final = 60  # after that, the next one is logged again
 

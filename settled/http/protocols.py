@@ -148,4 +148,4 @@ class _H2(H2Protocol):
 def _is_of_use(event: h2.events.Event) -> bool:
     if isinstance(event, h2.events.DataReceived):
         return bool(event.data)
-    return isinstance(event, h2.events.StreamEnded)
+    return isinstance(event, h2.events.RequestReceived | h2.events.StreamEnded)

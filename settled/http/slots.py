@@ -54,10 +54,13 @@ class Slot:
         Args:
             in_full: whether a whole request is there already.
         """
+        self.whole_requests += in_full
         async with self._slots.short_line if in_full else self._slots.line:
             await _go_slowly()
             await self._slots.room_to_speak()
             self.speaking = True
+        self.whole_requests -= in_full
+        self.waiting_since = trio.current_time()
 
     async def turn(self) -> None:
         """Wait until what this client sent may be attended to."""
@@ -193,4 +196,5 @@ async def _go_slowly() -> None:
     """Hold up the line for as long as the others need: the busier they are, the longer."""
     begun = trio.current_time()
     await trio.lowlevel.checkpoint()
-    await trio.sleep(limits.LINE_PATIENCE * (trio.current_time() - begun))
+    round_s = trio.current_time() - begun
+    await trio.sleep(min(limits.LINE_PATIENCE * round_s, limits.LINE_PAUSE_MAX_S))

@@ -108,6 +108,22 @@ async def test_newcomers_wait_while_all_connections_are_under_a_request() -> Non
             assert (await newcomers[0].receive_some()).startswith(b"HTTP/1.1 201")
 
 
+async def test_a_newcomer_whose_request_waits_for_its_turn_is_not_closed() -> None:
+    go_on = trio.Event()
+    async with (
+        serving(fake_app(go_on.wait)) as served,
+        guests(served, 4, POST),
+        guests(served, 4, POST) as newcomers,
+        guests(served, 4, b"") as silent,
+    ):
+        assert not any([await closed(stream) for stream in newcomers])
+        go_on.set()
+        for stream in newcomers:
+            with trio.fail_after(2):
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 201")
+        assert not all([await closed(stream) for stream in silent])
+
+
 async def test_an_idle_connection_stays_open_while_there_is_room() -> None:
     async with serving(fake_app()) as served, guests(served, 3, POST) as streams:
         for stream in streams:
