@@ -29,9 +29,9 @@ HEAD = [
     "wrong",
     "p50 ms",
     "p99 ms",
-    "max ms",
+    "own p99",
     "MiB",
-    "fds after",
+    "fds",
     "",
 ]
 
@@ -56,7 +56,7 @@ async def measure(name: str | None, daemon: DaemonProcess, seconds: float) -> li
             await trio.run_process(command, check=False)
         nursery.cancel_scope.cancel()
     with trio.move_on_after(SETTLES_IN_S):
-        while descriptors(daemon.process.pid) > fds_before + SPARE_FDS:
+        while descriptors(daemon.process.pid) > fds_before + SPARE_FDS:  # noqa: ASYNC110
             await trio.sleep(0.1)
     p99_ms = percentile_ms(healthy.own_latencies_s, 99)
     good = (
