@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
+FUZZ := $(VENV)/.ready-fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test neighbours damage run check simulate format docs clean
+.PHONY: help demo test neighbours damage run check simulate format docs clean fuzz hostile
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -20,6 +21,10 @@ $(READY): setup.cfg pyproject.toml settled/version.py
 
 $(DEV): $(READY)
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(FUZZ): $(DEV)
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[dev,fuzz]'
 	@touch $@
 
 demo: $(READY)  ## two daemons settle with each other, one is killed and restarted; the books are compared
@@ -36,6 +41,16 @@ damage: $(DEV)  ## damage database files in many more places than `make test` do
 
 run: $(READY)  ## run one daemon, with the loopback engine unless SETTLED_ENGINE names another
 	SETTLED_ENGINE=$${SETTLED_ENGINE:-loopback} $(BIN)/settled run
+
+EXAMPLES ?= 1000
+FUZZ_SECONDS ?= 600
+
+fuzz: $(FUZZ)  ## schemathesis over a live daemon (EXAMPLES an operation), atheris on the parsers (FUZZ_SECONDS)
+	$(BIN)/python -m tests.hostile.fuzz_api $(EXAMPLES)
+	$(BIN)/python -m tests.hostile.fuzz_parsers $(FUZZ_SECONDS)
+
+hostile: $(DEV)  ## every attack on a live daemon, and what it costs a healthy client
+	$(BIN)/python -m tests.hostile.campaign
 
 check: $(DEV)  ## ruff, mypy --strict, and that the docs say what the program does
 	$(BIN)/ruff check .
@@ -54,5 +69,5 @@ format: $(DEV)  ## lay out the code
 	$(BIN)/ruff format .
 
 clean:  ## remove what was built, cached or left by a demo
-	rm -rf $(VENV) build dist *.egg-info .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

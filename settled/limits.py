@@ -30,6 +30,23 @@ SHUTDOWN_REST_S: Final = 0.8  # after the grace, for all to close; then the proc
 LOOP_BLOCKED_S: Final = 1.0  # an engine that keeps the event loop for longer is told of
 RETRY_AFTER_S: Final = 1
 
+# What all clients may take up together.
+CONNECTIONS_MAX: Final = 1024  # but three quarters of the process's descriptors at most
+SPEAKING_MAX: Final = 256  # connections that have sent something
+REQUESTS_BYTES_MAX: Final = 10 * 1024 * 1024  # of all requests under way
+REQUEST_BYTES: Final = 32 * 1024  # what one takes up before its body
+CONNECTION_UNCUT_S: Final = 0.1  # a newcomer has this long to speak before he makes room
+LINE_PATIENCE: Final = 3  # rounds of all other work for each one of the line
+LINE_PAUSE_MAX_S: Final = 0.02
+FULL_POLL_S: Final = 0.01
+SHORTAGE_OVER_S: Final = 60  # after that, the next one is logged again
+
+# What one of them may send at a time.
+READ_BYTES_MAX: Final = 4096
+STREAMS_MAX: Final = 100  # requests at once on one HTTP/2 connection
+IDLE_FRAMES_MAX: Final = 200  # pings, settings, resets and the like on an HTTP/2 connection
+IDLE_FRAMES_PER_ANSWER: Final = 10
+
 # What we allow the connector.
 CONNECTOR_CONNECT_TIMEOUT_S: Final = 5
 CONNECTOR_TIMEOUT_S: Final = 10

@@ -5,6 +5,8 @@ answered is not decided here.
 """
 
 from collections.abc import Awaitable
+from importlib.resources import files
+from typing import Final
 
 import trio
 from quart import request
@@ -19,6 +21,8 @@ from settled.http import handlers
 from settled.http.edge import edge
 from settled.http.problems import CROSS_SITE, problem_reply, status_reply
 from settled.http.replies import Reply
+
+_OPENAPI: Final = (files("settled") / "http/openapi.yaml").read_bytes()
 
 
 def make_app(operations: Operations) -> QuartTrio:
@@ -54,6 +58,7 @@ def _add_views(app: QuartTrio, operations: Operations) -> None:
         )
 
     async def close_account(account_id: str) -> TrioResponse:
+        await _body()  # Nothing is carried out before the request has come in whole.
         return await _answer(handlers.delete_account(operations, account_id))
 
     async def queue_settlement(account_id: str) -> TrioResponse:
@@ -71,11 +76,15 @@ def _add_views(app: QuartTrio, operations: Operations) -> None:
             handlers.post_message(operations, account_id, content_type=_content_type(), body=body)
         )
 
+    async def describe() -> TrioResponse:
+        return _response(Reply(200, _OPENAPI, "application/yaml"))
+
     for path, method, view in (
         ("/accounts", "POST", open_account),
         ("/accounts/<account_id>", "DELETE", close_account),
         ("/accounts/<account_id>/settlements", "POST", queue_settlement),
         ("/accounts/<account_id>/messages", "POST", handle_message),
+        ("/openapi.yaml", "GET", describe),
     ):
         app.add_url_rule(path, view_func=view, methods=[method], provide_automatic_options=False)
 

@@ -70,7 +70,8 @@ NOT_FOUND: Final = Problem(
     "not-found",
     404,
     "There is nothing at this path",
-    "the paths are /accounts, /accounts/:id, /accounts/:id/settlements and /accounts/:id/messages",
+    "the paths are /accounts, /accounts/:id, /accounts/:id/settlements and /accounts/:id/messages; "
+    "/openapi.yaml describes them",
 )
 METHOD_NOT_ALLOWED: Final = Problem(
     "method-not-allowed",

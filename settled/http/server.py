@@ -7,35 +7,34 @@ not ASCII, data on a stream that was answered already).
 """
 
 import logging
+import re
 import sys
 from collections.abc import Awaitable, Callable
-from socket import socket
-from typing import Any
+from contextlib import suppress
+from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
+from socket import MSG_PEEK, socket
+from typing import Any, Final
 
 import structlog
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import (
-    ASGIFramework,
-    ASGIReceiveCallable,
-    ASGISendCallable,
-    ConnectionState,
-    LifespanState,
-    Scope,
-)
+from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 
 from settled import limits
+from settled.http.connection import Connection, Stream, socket_of
 from settled.http.listening import bind, tls_context
+from settled.http.slots import Slot, Slots
 from settled.text import describe_error
 
 __all__ = ["bind", "serve_http"]
 
 log = structlog.get_logger()
 
-_Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+# What accept(2) fails with when the machine or the process is short of something.
+_SHORTAGES: Final = {EMFILE, ENFILE, ENOBUFS, ENOMEM}
+
+_CONTENT_LENGTH: Final = re.compile(rb"\ncontent-length: *([0-9]{1,5})\r?$", re.IGNORECASE | re.M)
 
 
 async def serve_http(
@@ -84,7 +83,7 @@ async def serve_http(
                 task_status.started()
                 await shutdown()
                 accepting.cancel_scope.cancel()
-            await server.context.terminated.set()
+            await server.end()
             connections.cancel_scope.deadline = trio.current_time() + grace_s
 
 
@@ -92,29 +91,54 @@ class _Server:
     """Serves each connection with Hypercorn, and keeps what fails on one from the others."""
 
     def __init__(self, app: ASGIFramework, nursery: trio.Nursery) -> None:
-        self.context = WorkerContext(max_requests=None)
+        self._context = WorkerContext(max_requests=None)
         self._app = app
         self._nursery = nursery
         self._config = _config()
+        self._slots = Slots()
 
-    async def accept(self, listener: trio.abc.Listener[Any]) -> None:
+    async def accept(self, listener: trio.abc.Listener[Stream]) -> None:
         """Accept connections, and close the listener when cancelled."""
-        await trio.serve_listeners(self.serve, [listener], handler_nursery=self._nursery)
+        async with listener:
+            while True:
+                await self._slots.room_to_connect()
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in _SHORTAGES:
+                        raise
+                    await self._slots.out_of_descriptors(error)
+                else:
+                    scope = trio.CancelScope()
+                    slot = self._slots.take(scope.cancel)
+                    self._nursery.start_soon(self._serve, stream, slot, scope)
 
-    async def serve(self, stream: _Stream) -> None:
+    async def end(self) -> None:
+        """Close the connections that are idle; the others end with their last answer."""
+        self._slots.close_silent()
+        await self._context.terminated.set()
+
+    async def _serve(self, stream: Stream, slot: Slot, scope: trio.CancelScope) -> None:
         """Serve one connection until it ends."""
+        with scope:
+            try:
+                if said := await _first_bytes(socket_of(stream)):
+                    await slot.speak(in_full=_is_whole(said))
+                    if await _first_bytes(socket_of(stream)):  # and has not gone since
+                        await self._converse(stream, slot)
+            finally:
+                self._slots.leave(slot)
+                socket_of(stream).close()
+
+    async def _converse(self, stream: Stream, slot: Slot) -> None:
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_close_when_cancelled, _socket_of(stream))
-                await _Connection(
-                    nursery.cancel_scope.cancel,
-                    self._call_app,
-                    self._config,
-                    self.context,
-                    ConnectionState(LifespanState()),
-                    stream,
-                )
-                nursery.cancel_scope.cancel()
+                nursery.start_soon(_close_when_cancelled, socket_of(stream))
+                over = nursery.cancel_scope.cancel
+                await Connection(
+                    self._call_app, self._config, self._context, stream, slot=slot, over=over
+                ).run()
+                over()
         except* Exception as faults:
             log.warning("connection_dropped", reason=describe_error(faults))
 
@@ -137,21 +161,21 @@ class _Server:
             await trio.sleep_forever()
 
 
-class _Connection(TCPServer):
-    """A connection that is over once it is closed.
+async def _first_bytes(sock: trio.socket.SocketType) -> bytes:
+    """Wait for a client to speak: until then, a connection should cost next to nothing.
 
-    Hypercorn keeps what a client sends after the last answer for a next request that it will not
-    take, and waits for ever for the moment to take it.
+    Returns what he has sent, which is still there to be read, or nothing if he has gone.
     """
+    with trio.move_on_after(limits.HEADER_TIMEOUT_S), suppress(OSError):
+        return await sock.recv(limits.READ_BYTES_MAX, MSG_PEEK)
+    return b""
 
-    def __init__(self, over: Callable[[], None], *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._over = over
 
-    async def protocol_send(self, event: Event) -> None:
-        await super().protocol_send(event)
-        if isinstance(event, Closed):
-            self._over()
+def _is_whole(said: bytes) -> bool:
+    """Return whether this looks like a whole request, as honest clients send it."""
+    head, blank, body = said.partition(b"\r\n\r\n")
+    length = _CONTENT_LENGTH.search(head)
+    return bool(blank) and len(body) >= (int(length[1]) if length else 0)
 
 
 async def _close_when_cancelled(sock: trio.socket.SocketType) -> None:
@@ -177,21 +201,13 @@ async def _raise(error: BaseException) -> None:
     raise error
 
 
-def _socket_of(stream: _Stream) -> trio.socket.SocketType:
-    if isinstance(stream, trio.SSLStream):
-        return stream.transport_stream.socket
-    return stream.socket
-
-
 def _config() -> Config:
     config = Config()
     config.accesslog = None
     config.errorlog = logging.getLogger(__name__)
     config.include_server_header = False
-    config.keep_alive_timeout = limits.HEADER_TIMEOUT_S
-    config.ssl_handshake_timeout = limits.HEADER_TIMEOUT_S
-    config.read_timeout = limits.SILENCE_S
     config.h11_max_incomplete_size = limits.HEADERS_BYTES_MAX
+    config.h2_max_concurrent_streams = limits.STREAMS_MAX
     config.h2_max_header_list_size = limits.HEADERS_BYTES_MAX
     # At this many requests Hypercorn closes an HTTP/2 connection even under requests that run, and
     # their settlements would be recorded but not answered.
