@@ -1,0 +1,260 @@
+"""One run of pytest in a process of its own, on a copy of the tree in memory.
+
+The parent has imported pytest and every library once; each run is a fork of it that imports only
+the project itself, from the copy, so that a mutant costs a fraction of a second. Processes that
+the tests start see the same copy.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Final
+
+import coverage
+import hypothesis
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+# All that tests what the store and the core do. The rest looks at the code and the docs, or at the
+# floors above.
+TESTS: Final = (
+    "tests/promises",
+    "tests/store",
+    "tests/http",
+    "tests/cli/test_account_commands.py",
+    "tests/cli/test_data_commands.py",
+    "tests/cli/test_data_processes.py",
+    "tests/cli/test_resolving_commands.py",
+    "tests/test_amounts.py",
+    "tests/test_daemon.py",
+)
+_COPIED: Final = ("settled", "engines", "tests", "docs", "pyproject.toml", "setup.cfg", "README.md")
+_LIBRARIES: Final = (
+    "_pytest.assertion.rewrite",
+    "click.testing",
+    "hypercorn.trio",
+    "hypothesis.stateful",
+    "hypothesis.strategies",
+    "h2.connection",
+    "httpx2",
+    "msgspec",
+    "outcome",
+    "pytest_trio.plugin",
+    "quart_trio",
+    "sqlite_utils",
+    "structlog",
+    "tabulate",
+    "trio.testing",
+    "trustme",
+)
+_SLOWER: Final = 10
+_TEST_S: Final = 10.0
+
+
+def preload() -> None:
+    """Import what every run needs and no mutant changes."""
+    for name in _LIBRARIES:
+        importlib.import_module(name)
+
+
+def copy_tree(to: Path) -> Path:
+    """Copy what the tests need, and return where it is."""
+    for name in _COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(
+                ROOT / name, to / name, ignore=shutil.ignore_patterns("*.pyc", "mutation")
+            )
+        else:
+            shutil.copy2(ROOT / name, to / name)
+    return to
+
+
+def memory() -> Path:
+    """Return a directory in memory, if there is such a thing, where a sync costs nothing."""
+    shm = Path("/dev/shm")
+    return shm if shm.is_dir() else Path(tempfile.gettempdir())
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """How the tests do on the code as it is.
+
+    Args:
+        durations_s: of each test, by its node id.
+        processes: the tests that start processes, of which no coverage is known.
+        lines: for each file and line, the tests that run it.
+        failed: tests that fail as it is; they are not used.
+    """
+
+    durations_s: dict[str, float]
+    processes: list[str]
+    lines: dict[str, dict[int, list[str]]]
+    failed: list[str]
+
+    def tests_for(self, file: str, lines: Iterable[int], within_s: float) -> list[str]:
+        """Return the tests that may notice a change of these lines (none: of the whole module).
+
+        The quickest come first; those that start processes, which may run any line, last. Together
+        they take ``within_s`` at most.
+        """
+        by_line = self.lines.get(file, {})
+        chosen = {test for line in list(lines) or by_line for test in by_line.get(line, ())}
+        chosen.difference_update(self.processes, self.failed)
+        processes = set(self.processes).difference(self.failed)
+        ordered = [
+            *sorted(chosen, key=self.durations_s.__getitem__),
+            *sorted(processes, key=self.durations_s.__getitem__),
+        ]
+        spent_s = accumulate(map(self.durations_s.__getitem__, ordered))
+        return [test for test, until_s in zip(ordered, spent_s, strict=True) if until_s <= within_s]
+
+
+class _Recording:
+    """Notes for each test how long it takes, what it runs, and whether it starts a process."""
+
+    def __init__(self, tree: Path, files: Iterable[str]) -> None:
+        self._tree = tree
+        self._coverage = coverage.Coverage(
+            data_file=None, include=[str(tree / file) for file in files], config_file=False
+        )
+        self._current = ""
+        self._files = list(files)
+        self.durations_s: dict[str, float] = {}
+        self.failed: set[str] = set()
+        self.processes: set[str] = set()
+        sys.addaudithook(self._audit)
+        self._coverage.start()
+
+    def _audit(self, event: str, _args: tuple[Any, ...]) -> None:
+        if event == "subprocess.Popen":
+            self.processes.add(self._current)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._current = nodeid
+        self._coverage.switch_context(nodeid)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.durations_s[report.nodeid] = self.durations_s.get(report.nodeid, 0) + report.duration
+        if report.failed:
+            self.failed.add(report.nodeid)
+
+    def save(self, to: Path) -> None:
+        self._coverage.stop()
+        data = self._coverage.get_data()
+        lines = {}
+        for file in self._files:
+            by_line = data.contexts_by_lineno(str(self._tree / file))
+            lines[file] = {line: [t for t in tests if t] for line, tests in by_line.items()}
+        found = {
+            "durations_s": self.durations_s,
+            "processes": sorted(self.processes & self.durations_s.keys()),
+            "lines": lines,
+            "failed": sorted(self.failed),
+        }
+        to.write_text(json.dumps(found))
+
+
+class _Chosen:
+    """Runs the chosen tests, in their order, each within its time; notes the first that fails."""
+
+    def __init__(self, tests: list[str], durations_s: dict[str, float], verdict: Path) -> None:
+        self._rank = {test: rank for rank, test in enumerate(tests)}
+        self._durations_s = durations_s
+        self._verdict = verdict
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = sorted(
+            (item for item in items if item.nodeid in self._rank),
+            key=lambda item: self._rank[item.nodeid],
+        )
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._verdict.write_text(nodeid)
+        # Not handled: it ends the process, wherever that hangs.
+        signal.setitimer(signal.ITIMER_REAL, _TEST_S + _SLOWER * self._durations_s[nodeid])
+
+
+def record(tree: Path, files: list[str], known: Path) -> Baseline:
+    """Run the tests on the code as it is, unless ``known`` has it from an earlier run."""
+    result = known / f"tests-{_digest(tree, files)}.json"
+
+    def run() -> int:
+        recording = _Recording(tree, files)
+        code = _pytest(tree, list(TESTS), [recording])
+        recording.save(result)
+        return code
+
+    if not result.exists():
+        os.waitpid(fork(tree, run), 0)
+    found = json.loads(result.read_text())
+    lines = {
+        file: {int(line): tests for line, tests in by_line.items()}
+        for file, by_line in found.pop("lines").items()
+    }
+    return Baseline(lines=lines, **found)
+
+
+def _digest(tree: Path, files: list[str]) -> str:
+    digest = hashlib.sha256(repr(files).encode())
+    for path in sorted(tree.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def start(tree: Path, tests: list[str], baseline: Baseline) -> int:
+    """Start the chosen tests in a new process until one fails; return its pid."""
+    files = list(dict.fromkeys(test.split("::")[0] for test in tests))
+    chosen = _Chosen(tests, baseline.durations_s, tree / "verdict")
+    return fork(tree, lambda: _pytest(tree, ["-x", *files], [chosen]))
+
+
+def _pytest(tree: Path, arguments: list[str], plugins: list[object]) -> int:
+    options = [
+        "-q",
+        *("-p", "no:cacheprovider"),
+        *("-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"),
+        f"--basetemp={tree / 'tmp'}",
+    ]
+    return int(pytest.main([*options, *arguments], plugins=plugins))
+
+
+def fork(tree: Path, run: Any) -> int:
+    """Run ``run`` in a new process, in the tree, with nothing of the project imported yet."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
+    try:
+        os.setsid()
+        os.chdir(tree)
+        output = os.open(tree / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        for name in [*sys.modules]:
+            if name.split(".")[0] in ("settled", "engines", "tests"):
+                del sys.modules[name]
+        sys.path.insert(0, str(tree))
+        os.environ["PYTHONPATH"] = str(tree)
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+        # The same examples each time; which is the smallest that fails is of no interest.
+        phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+        hypothesis.settings.register_profile(
+            "mutation", derandomize=True, database=None, phases=phases
+        )
+        hypothesis.settings.load_profile("mutation")
+        code = run()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
