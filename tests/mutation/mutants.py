@@ -61,7 +61,9 @@ class _Statements(Expressions):
                 return
             case ast.Expr(ast.Constant()):
                 return  # a docstring
-            case ast.Expr(ast.Call() | ast.Await()) if _logs(node):
+            case ast.Expr() if _logs(node):
+                return
+            case ast.If(body=body, orelse=[]) if all(map(_logs, body)):
                 return
             case ast.Assign(value=ast.Subscript() | ast.Call()) if function is None and (
                 "TypeVar" in ast.unparse(node) or isinstance(node.value, ast.Subscript)
@@ -167,6 +169,4 @@ class _Statements(Expressions):
 
 def _logs(node: ast.stmt) -> bool:
     """Return whether a statement calls a logger."""
-    return (
-        re.match(r"(await )?(log|bound|_log\(.*?\)|_report)\b[.(]", ast.unparse(node)) is not None
-    )
+    return re.match(r"(log|bound|_log\(\w+\))\.|_report\(", ast.unparse(node)) is not None

@@ -38,6 +38,7 @@ TESTS: Final = (
     "tests/test_amounts.py",
     "tests/test_daemon.py",
 )
+_NEAR: Final = ("tests/promises", "tests/store", "tests/test_amounts")
 _COPIED: Final = ("settled", "engines", "tests", "docs", "pyproject.toml", "setup.cfg", "README.md")
 _LIBRARIES: Final = (
     "_pytest.assertion.rewrite",
@@ -104,19 +105,17 @@ class Baseline:
     def tests_for(self, file: str, lines: Iterable[int], within_s: float) -> list[str]:
         """Return the tests that may notice a change of these lines (none: of the whole module).
 
-        The quickest come first; those that start processes, which may run any line, last. Together
-        they take ``within_s`` at most.
+        First come those that test it from near by, the quickest of them first; last those that
+        start processes, which may run any line. Together they take ``within_s`` at most.
         """
         by_line = self.lines.get(file, {})
         chosen = {test for line in list(lines) or by_line for test in by_line.get(line, ())}
-        chosen.difference_update(self.processes, self.failed)
-        processes = set(self.processes).difference(self.failed)
-        ordered = [
-            *sorted(chosen, key=self.durations_s.__getitem__),
-            *sorted(processes, key=self.durations_s.__getitem__),
-        ]
+        ordered = sorted(chosen.union(self.processes).difference(self.failed), key=self._rank)
         spent_s = accumulate(map(self.durations_s.__getitem__, ordered))
         return [test for test, until_s in zip(ordered, spent_s, strict=True) if until_s <= within_s]
+
+    def _rank(self, test: str) -> tuple[bool, bool, float]:
+        return test in self.processes, not test.startswith(_NEAR), self.durations_s[test]
 
 
 class _Recording:

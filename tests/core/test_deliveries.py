@@ -1,0 +1,167 @@
+"""How credits are sent: beside each other, never one twice at a time, and within the limits."""
+
+from collections import Counter
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from settled import limits
+from settled.core import incoming
+from settled.errors import StoreBroken
+from settled.store.memory import MemoryStore
+from settled.store.records import AddCredit, Ambiguous, Credit, Delivered, DeliveryOutcome
+from tests.harness import (
+    Running,
+    ScriptedConnector,
+    ScriptedEngine,
+    clock_ms,
+    memory_store,
+    running,
+)
+
+
+class Gauge:
+    """A connector that takes its time, and notes how many deliveries are under way."""
+
+    def __init__(self, **seconds: float) -> None:
+        self._seconds = seconds
+        self.now: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
+        self.most_at_once = 0
+
+    async def __call__(self, credit: Credit) -> DeliveryOutcome:
+        for name in (credit.id, credit.account_id):
+            self.now[name] += 1
+            self.most[name] = max(self.most[name], self.now[name])
+        assert self.now[credit.id] == 1, "the same credit twice at the same time"
+        at_once = sum(count for name, count in self.now.items() if name.startswith("peer"))
+        self.most_at_once = max(self.most_at_once, at_once)
+        await trio.sleep(self._seconds.get(credit.settlement_id, 1))
+        for name in (credit.id, credit.account_id):
+            self.now[name] -= 1
+        return Delivered()
+
+
+async def credited(daemon: Running, account_id: str, *settlement_ids: str) -> None:
+    """Record incoming settlements and have them delivered."""
+    account = await daemon.store.open_account(account_id, setup=False)
+    await daemon.store.commit([AddCredit(account_id, name, Decimal(1)) for name in settlement_ids])
+    daemon.core.incoming.scheduler.wake(account.number)
+
+
+async def test_a_credit_under_way_is_not_sent_again_when_its_account_is_woken(
+    autojump_clock: MockClock,
+) -> None:
+    connector, store = ScriptedConnector(Gauge(slow=9)), memory_store()
+    async with running(ScriptedEngine(), store, connector) as daemon:
+        await credited(daemon, "peer", "slow", "quick")
+        for _ in range(12):
+            await trio.sleep(1)
+            daemon.core.incoming.scheduler.wake(1)
+        assert (await store.account("peer")).credited == 2
+    assert sorted(credit.settlement_id for credit in connector.seen) == ["quick", "slow"]
+
+
+async def test_an_account_has_its_share_of_the_places_and_no_more(
+    autojump_clock: MockClock,
+) -> None:
+    gauge = Gauge()
+    connector, store = ScriptedConnector(gauge), memory_store()
+    async with running(ScriptedEngine(), store, connector) as daemon:
+        count = 3 * limits.DELIVERIES_PER_ACCOUNT_MAX
+        await credited(daemon, "peer", *(f"tx{n}" for n in range(count)))
+        await trio.sleep(3.5)
+        assert (await store.account("peer")).credited == count
+    assert gauge.most["peer"] == limits.DELIVERIES_PER_ACCOUNT_MAX
+
+
+async def test_accounts_that_find_no_place_get_the_next_that_is_free(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "DELIVERIES_MAX", 2)
+    gauge = Gauge()
+    connector, store = ScriptedConnector(gauge), memory_store()
+    async with running(ScriptedEngine(), store, connector) as daemon:
+        for n in range(7):
+            await credited(daemon, f"peer{n}", "tx")
+        await trio.sleep(4.5)
+        assert sorted(credit.account for credit in connector.seen) == [1, 2, 3, 4, 5, 6, 7]
+        assert [account.credited for account in await store.accounts()] == [1] * 7
+        assert gauge.most_at_once < 2 + 2, "two, and those that were looked up at that moment"
+        assert not daemon.core.incoming._sending
+        assert not daemon.core.incoming._waiting
+
+
+async def test_the_delay_grows_with_every_attempt(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[int] = []
+
+    def delay_ms(failed: int) -> int:
+        failures.append(failed)
+        return 1000 << failed
+
+    async def lose(credit: Credit) -> DeliveryOutcome:
+        return Ambiguous("no answer")
+
+    monkeypatch.setattr(incoming, "retry_delay_ms", delay_ms)
+    connector, store = ScriptedConnector(lose), memory_store()
+    async with running(ScriptedEngine(), store, connector) as daemon:
+        start_s = trio.current_time()
+        await credited(daemon, "peer", "tx")
+        await trio.sleep(20)
+    assert failures == [0, 1, 2, 3, 4]
+    times_s = [time_s - start_s for time_s in connector.times_s]
+    assert times_s == pytest.approx([0, 1, 3, 7, 15], abs=0.01)
+
+
+class FailingStore(MemoryStore):
+    """A store in which one kind of write fails."""
+
+    def __init__(self, method: str, error: Exception) -> None:
+        super().__init__(now_ms=clock_ms)
+        self._failing = method
+        self._error = error
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name != super().__getattribute__("__dict__").get("_failing"):
+            return found
+
+        async def fail(*_arguments: Any, **_named: Any) -> Any:
+            await trio.lowlevel.checkpoint()
+            raise self._error
+
+        return fail
+
+
+async def test_a_delivery_that_cannot_be_booked_is_tried_again_a_minute_later(
+    autojump_clock: MockClock,
+) -> None:
+    connector = ScriptedConnector()
+    store = FailingStore("record_delivery", ValueError("broken books"))
+    async with running(ScriptedEngine(), store, connector) as daemon:
+        start_s = trio.current_time()
+        await credited(daemon, "peer", "tx")
+        await trio.sleep(150)
+    assert [time_s - start_s for time_s in connector.times_s] == pytest.approx([0, 60, 120])
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["next_settlement", "record_outcome", "next_deliveries", "record_delivery", "next_hook"],
+)
+async def test_a_store_that_is_broken_ends_the_daemon(
+    method: str, autojump_clock: MockClock
+) -> None:
+    store = FailingStore(method, StoreBroken("the disk is gone"))
+    with pytest.RaisesGroup(StoreBroken, flatten_subgroups=True):
+        async with running(ScriptedEngine(), store) as daemon:
+            account = await store.open_account("peer", setup=method == "next_hook")
+            daemon.core.hooks.scheduler.wake(account.number)
+            await credited(daemon, "peer", "tx")
+            await daemon.request("peer", "1", "k")
+            await trio.sleep(3600)
