@@ -1,0 +1,256 @@
+"""What becomes of a settlement whose outcome is not clear, and what is written down of it."""
+
+from decimal import Decimal
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from settled import NotSettled, limits
+from settled.amounts import Quantity
+from settled.core import outgoing
+from settled.core.outgoing import describe, says_not_settled
+from settled.core.patience import patiently
+from settled.errors import StoreBusy
+from settled.store.records import NotSent, Settled, Unknown
+from tests.harness import ScriptedEngine, memory_store, running
+
+
+@pytest.fixture
+def delays_ms(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have delays depend on the failures alone; return the failures that were asked for."""
+    asked: list[int] = []
+
+    def delay_ms(failures: int) -> int:
+        asked.append(failures)
+        return 1000 << failures
+
+    monkeypatch.setattr(outgoing, "retry_delay_ms", delay_ms)
+    return asked
+
+
+async def test_a_payment_that_was_not_sent_is_tried_again_after_its_delay(
+    autojump_clock: MockClock, delays_ms: list[int]
+) -> None:
+    times_s: list[float] = []
+
+    async def no_funds(account_id: str, amount: Decimal, settlement_id: str) -> object:
+        times_s.append(trio.current_time())
+        raise NotSettled("no funds")
+
+    store = memory_store()
+    await store.open_account("alice", setup=False)
+    async with running(ScriptedEngine(no_funds), store) as daemon:
+        await daemon.request("alice", "5", "k")
+        await trio.sleep(20)
+        account = await store.account("alice")
+        assert (account.waiting, account.failures) == ("no funds", 5)
+    assert delays_ms == [0, 1, 2, 3, 4]
+    assert [time_s - times_s[0] for time_s in times_s] == pytest.approx([0, 1, 3, 7, 15], abs=0.01)
+
+
+async def test_an_unknown_outcome_is_asked_for_by_backoff_and_keeps_its_cause(
+    autojump_clock: MockClock, delays_ms: list[int]
+) -> None:
+    asked_s: list[float] = []
+    answers: list[object] = [None, OSError("down"), None, -1, 0]
+
+    async def reset(account_id: str, amount: Decimal, settlement_id: str) -> object:
+        if len(engine.calls) > 1:
+            return amount
+        raise OSError("reset " + "x" * 2000)
+
+    async def find(account_id: str, settlement_id: str) -> object:
+        asked_s.append(trio.current_time())
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    engine, store = ScriptedEngine(reset, find_settlement=find), memory_store()
+    await store.open_account("alice", setup=False)
+    reasons: list[str] = []
+    async with running(engine, store) as daemon:
+        await daemon.request("alice", "5", "k")
+        for _ in range(4):
+            await daemon.rest()
+            (settlement,) = await store.settlements()
+            reasons.append(settlement.reason or "")
+            assert settlement.state == "unknown"
+            await trio.sleep(asked_s[-1] + (1 << settlement.failures - 1) - trio.current_time())
+        await daemon.until(lambda account: account.settled == 5)
+    assert [time_s - asked_s[0] for time_s in asked_s] == pytest.approx([0, 1, 3, 7, 15], abs=0.01)
+    assert all(reason.startswith("settle raised OSError: reset xxx") for reason in reasons)
+    assert all(reason.count("find_settlement") == 1 for reason in reasons)
+    assert ["cannot tell yet" in reason for reason in reasons] == [True, False, True, False]
+    assert "OSError: down" in reasons[1]
+    assert max(map(len, reasons)) <= limits.REASON_CHARS_MAX
+
+
+@pytest.mark.parametrize(("timeout_s", "ends"), [(None, False), (30.0, True)])
+async def test_settle_is_given_the_time_that_the_operator_set(
+    timeout_s: float | None, ends: bool, autojump_clock: MockClock
+) -> None:
+    async def hang(account_id: str, amount: Decimal, settlement_id: str) -> object:
+        return await trio.sleep_forever()
+
+    store = memory_store()
+    await store.open_account("alice", setup=False)
+    async with running(ScriptedEngine(hang), store, settle_timeout_s=timeout_s) as daemon:
+        await daemon.request("alice", "5", "k")
+        await trio.sleep(29)
+        assert (await store.account("alice")).in_flight == 5
+        await trio.sleep(2)
+        account = await store.account("alice")
+        assert (account.unknown == 5) is ends
+        if ends:
+            assert "did not return within 30 s" in (account.waiting or "")
+
+
+async def test_the_operators_word_stands_against_a_later_answer(
+    autojump_clock: MockClock,
+) -> None:
+    """While ``find_settlement`` is asked the operator says that it was paid: that is final."""
+
+    async def lose(account_id: str, amount: Decimal, settlement_id: str) -> object:
+        raise OSError("reset")
+
+    async def slowly(account_id: str, settlement_id: str) -> object:
+        await trio.sleep(10)
+        return 0
+
+    engine, store = ScriptedEngine(lose, find_settlement=slowly), memory_store()
+    account = await store.open_account("alice", setup=False)
+    async with running(engine, store) as daemon:
+        await daemon.request("alice", "5", "k")
+        await trio.sleep(1)
+        (settlement,) = await store.settlements()
+        await store.resolve_settlement(settlement.id, Settled(Decimal(5)))
+        await trio.sleep(20)
+        engine.script = None
+        await daemon.request("alice", "2", "k2")
+        await trio.sleep(1)
+        assert (await store.account("alice")).settled == 7, "it goes on at once"
+        assert account.number == settlement.account
+    assert len(engine.calls) == 2
+
+
+async def test_an_old_failure_count_does_not_slow_down_what_was_found_unsent(
+    autojump_clock: MockClock, delays_ms: list[int]
+) -> None:
+    """The delay after "it was not sent" goes by the account's failures, not by the questions."""
+    answers: list[object] = [None, None, None, 0]
+
+    async def reset(account_id: str, amount: Decimal, settlement_id: str) -> object:
+        raise OSError("reset")
+
+    async def find(account_id: str, settlement_id: str) -> object:
+        return answers.pop(0) if answers else None
+
+    store = memory_store()
+    await store.open_account("bob", setup=False)
+    await store.open_account("alice", setup=False)
+    await store.queue_settlement("alice", Quantity("5", 0), "k")
+    for n in range(2):
+        await store.next_settlement(2, f"s{n}")
+        await store.record_outcome(f"s{n}", NotSent("no funds", 0))
+    async with running(ScriptedEngine(reset, find_settlement=find), store) as daemon:
+        await daemon.until(lambda account: account.failures == 3)
+    assert delays_ms[:5] == [0, 1, 2, 3, 2]
+
+
+async def test_what_is_parked_says_what_to_do_once_however_often_it_is_parked(
+    autojump_clock: MockClock,
+) -> None:
+    advice = "look on the ledger, then `settled settlements resolve`"
+
+    async def reset(account_id: str, amount: Decimal, settlement_id: str) -> object:
+        raise OSError("reset " + "x" * 2000)
+
+    store = memory_store()
+    await store.open_account("alice", setup=False)
+    reasons: set[str] = set()
+    for _ in range(3):
+        async with running(ScriptedEngine(reset), store) as daemon:
+            if not reasons:
+                await daemon.request("alice", "5", "k")
+            await daemon.rest()
+            (settlement,) = await store.settlements()
+            assert settlement.state == "parked"
+            reasons.add(settlement.reason or "")
+    (reason,) = reasons
+    assert reason.startswith("settle raised OSError: reset xxx")
+    assert reason.endswith(advice)
+    assert reason.count(advice) == 1
+
+
+async def test_the_advice_survives_a_reason_of_any_length(autojump_clock: MockClock) -> None:
+    store = memory_store()
+    account = await store.open_account("alice", setup=False)
+    await store.queue_settlement("alice", Quantity("5", 0), "k")
+    await store.next_settlement(account.number, "s0")
+    await store.record_outcome("s0", Unknown("x" * limits.REASON_CHARS_MAX))
+    async with running(ScriptedEngine(), store) as daemon:
+        await daemon.rest()
+        reason = (await store.settlement("s0")).reason or ""
+    assert reason.endswith("`settled settlements resolve`")
+    assert len(reason) == limits.REASON_CHARS_MAX
+
+
+def test_only_not_settled_says_that_nothing_was_sent() -> None:
+    no, boom = NotSettled("no"), ValueError("boom")
+    assert says_not_settled(no)
+    assert says_not_settled(ExceptionGroup("", [no, ExceptionGroup("", [no])]))
+    assert not says_not_settled(boom)
+    assert not says_not_settled(ExceptionGroup("", [no, boom]))
+    assert not says_not_settled(ExceptionGroup("", [no, ExceptionGroup("", [boom, no])]))
+
+
+def test_an_error_is_one_line() -> None:
+    assert describe(NotSettled("no\nfunds")) == "no funds"
+    assert describe(NotSettled()) == "the engine says that nothing was sent"
+    assert describe(trio.TooSlowError()) == "a time-out"
+    assert describe(ExceptionGroup("", [ExceptionGroup("", [ValueError("x")])])) == "ValueError: x"
+
+
+async def test_a_write_that_must_not_be_given_up_is_repeated_until_the_store_is_free(
+    autojump_clock: MockClock,
+) -> None:
+    times_s: list[float] = []
+    start_s = trio.current_time()
+
+    async def write() -> str:
+        times_s.append(round(trio.current_time() - start_s, 3))
+        if len(times_s) < 10:
+            raise StoreBusy("another process writes")
+        return "written"
+
+    assert await patiently(write) == "written"
+    assert times_s == [0, 0.1, 0.3, 0.7, 1.5, 3.1, 6.3, 11.3, 16.3, 21.3]
+
+
+async def test_no_cancellation_comes_between_the_write_and_its_effect(
+    autojump_clock: MockClock,
+) -> None:
+    written: list[str] = []
+
+    async def write() -> None:
+        await trio.sleep(1)
+        written.append("all")
+
+    with trio.move_on_after(0.5) as scope:
+        await patiently(write)
+        await trio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+    assert written == ["all"]
+
+
+async def test_a_write_that_waits_for_the_store_can_be_cancelled(
+    autojump_clock: MockClock,
+) -> None:
+    async def busy() -> None:
+        raise StoreBusy("another process writes")
+
+    with trio.move_on_after(3600) as scope:
+        await patiently(busy)
+    assert scope.cancelled_caught
