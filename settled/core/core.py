@@ -100,7 +100,7 @@ class Core:
             try:
                 await self._store.age_keys()
                 while await self._store.purge_keys():
-                    await trio.lowlevel.checkpoint()
+                    pass
             except StoreBusy as error:
                 log.warning("store_busy", reason=str(error))
 

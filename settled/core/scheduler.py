@@ -59,9 +59,7 @@ class Scheduler:
         async with trio.open_nursery() as nursery:
             while True:
                 self._changed = trio.Event()
-                next_at = math.inf
-                if not self._draining and len(self._running) < self._tasks_max:
-                    next_at = self._start_due(nursery)
+                next_at = math.inf if self._draining else self._start_due(nursery)
                 with trio.move_on_at(next_at):
                     await self._changed.wait()
 
@@ -105,4 +103,3 @@ class Scheduler:
         self._draining = True
         while self._running:
             await self._changed.wait()
-            await trio.lowlevel.checkpoint()

@@ -209,6 +209,7 @@ def test_only_not_settled_says_that_nothing_was_sent() -> None:
 def test_an_error_is_one_line() -> None:
     assert describe(NotSettled("no\nfunds")) == "no funds"
     assert describe(NotSettled()) == "the engine says that nothing was sent"
+    assert describe(ExceptionGroup("", [ExceptionGroup("", [NotSettled("no")])])) == "no"
     assert describe(trio.TooSlowError()) == "a time-out"
     assert describe(ExceptionGroup("", [ExceptionGroup("", [ValueError("x")])])) == "ValueError: x"
 
