@@ -28,6 +28,7 @@ ROOT: Final = Path(__file__).parents[2]
 # All that tests what the store and the core do. The rest looks at the code and the docs, or at the
 # floors above.
 TESTS: Final = (
+    "tests/core",
     "tests/promises",
     "tests/store",
     "tests/http",
@@ -38,7 +39,7 @@ TESTS: Final = (
     "tests/test_amounts.py",
     "tests/test_daemon.py",
 )
-_NEAR: Final = ("tests/promises", "tests/store", "tests/test_amounts")
+_NEAR: Final = ("tests/core", "tests/promises", "tests/store", "tests/test_amounts.py")
 _COPIED: Final = ("settled", "engines", "tests", "docs", "pyproject.toml", "setup.cfg", "README.md")
 _LIBRARIES: Final = (
     "_pytest.assertion.rewrite",
