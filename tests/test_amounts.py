@@ -76,6 +76,11 @@ def test_what_is_no_quantity_is_refused(amount: object, scale: object) -> None:
         Quantity(amount, scale)  # type: ignore[arg-type]
 
 
+def test_a_quantity_of_an_amount_has_no_needless_digit() -> None:
+    for value, amount, scale in (("0.050", "5", 2), ("0", "0", 0), ("500", "500", 0)):
+        assert Quantity.of(Decimal(value)) == Quantity(amount, scale)
+
+
 def test_what_a_quantity_can_carry_and_no_more_is_an_amount() -> None:
     for value in (LONGEST, Decimal(LONGEST).scaleb(-SCALE, EXACT), Decimal(1).scaleb(-SCALE)):
         assert checked(value) == value
