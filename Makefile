@@ -8,7 +8,7 @@ DEV := $(VENV)/.ready-dev
 FUZZ := $(VENV)/.ready-fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test neighbours damage run check simulate format docs clean fuzz hostile
+.PHONY: help demo test neighbours damage run check simulate mutate format docs clean fuzz hostile
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -68,6 +68,10 @@ format: $(DEV)  ## lay out the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+mutate: $(DEV)  ## change the code a little, again and again: do the tests notice? (FILES= SAMPLE= SEED= JOBS=)
+	nice -n 15 $(BIN)/python -m tests.mutation $(FILES) $(if $(SAMPLE),--sample $(SAMPLE)) \
+	    $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(OPTIONS)
+
 clean:  ## remove what was built, cached or left by a demo
-	rm -rf $(VENV) build dist *.egg-info .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz
+	rm -rf $(VENV) build dist *.egg-info .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .mutation
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -124,6 +124,8 @@ def test_an_operator_types_digits_with_one_point() -> None:
 @example(Decimal(LONGEST + 1), None)
 @example(Decimal(10 ** (DIGITS - 1)), 0)
 @example(Decimal("0." + "9" * SCALE), None)
+@example(Decimal("1" * 1000 + "." + "1" * 100), None)
+@example(Decimal("1" * 1000 + "." + "1" * 100), 10)
 @example(Decimal("0.5"), 0)
 @example(Decimal(0), None)
 def test_what_one_settlement_can_carry(queued: Decimal, scale: int | None) -> None:

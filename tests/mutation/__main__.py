@@ -29,7 +29,7 @@ _RATE_MIN: Final = 0.9
 def main() -> int:
     """Run the campaign; return 1 if too many mutants live."""
     arguments = _arguments()
-    files = list(_files(arguments.files or _SCOPE))
+    files = scope(arguments.files or _SCOPE)
     out: Path = arguments.out
     out.mkdir(exist_ok=True)
     mutants = [m for file in files for m in chosen(file, arguments.sample, arguments.seed)]
@@ -69,7 +69,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _files(names: Sequence[str]) -> Sequence[str]:
+def scope(names: Sequence[str] = _SCOPE) -> list[str]:
+    """Return the modules that are meant, from the root."""
     found: list[str] = []
     for name in names:
         path = suite.ROOT / name

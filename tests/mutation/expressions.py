@@ -173,10 +173,10 @@ class Expressions:
         for number, (start, end) in enumerate(spans):
             if number + 1 < len(spans):
                 end = spans[number + 1][0]  # noqa: PLW2901 - up to the next
-            elif number:
-                start = spans[number - 1][1]  # noqa: PLW2901 - from the one before
-            else:
+            elif number == 0:
                 continue
+            elif number > 1 or self._source[end:].lstrip().startswith(b","):
+                start = spans[number - 1][1]  # noqa: PLW2901 - with the comma before it
             line = elements[number].lineno
             yield Mutant(self._file, line, start, end, "", self.lines)
 
