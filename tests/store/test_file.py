@@ -1,13 +1,17 @@
 """What a database file must be, how its schema moves on, and who may hold it."""
 
+import fcntl
 import os
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import trio
 from sqlite_utils import Database, Migrations
 
 from settled import limits
@@ -190,3 +194,74 @@ def test_the_lock_names_its_holder_and_goes_with_the_process(path: Path) -> None
     assert lock.holder_pid(path) is None
     with lock.held(path):
         assert lock.holder_pid(path) == os.getpid()
+
+
+async def test_a_file_with_nothing_in_it_yet_may_be_made_into_a_database(path: Path) -> None:
+    path.touch()
+    assert "no database at" in await refused(path, create=False)
+    path.with_name("settled.db-wal").touch()
+    await make(path)
+    other = path.with_name("other.db")
+    with closing(sqlite3.connect(other)) as conn:
+        conn.execute("PRAGMA user_version = 1")
+    assert other.stat().st_size > 0
+    await make(other)
+
+
+async def test_a_directory_is_no_database(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(ConfigError, match="is a directory"):
+        async with open_sqlite(path, exclusive=True, create=True):
+            pass
+
+
+async def test_readers_cannot_write_and_are_as_many_as_the_limit(path: Path) -> None:
+    await make(path)
+    async with open_sqlite(path, exclusive=True) as store:
+        ahead = list(store._readers)
+        assert len(ahead) == limits.READERS_MAX, "ready before a stranger uses up the descriptors"
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            await store._read(lambda conn: conn.execute("UPDATE accounts SET failures = 1"))
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(store.account, "alice")
+        assert sorted(map(id, store._readers)) == sorted(map(id, ahead)), "all are given back"
+    for conn in ahead:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            conn.execute("SELECT 1")
+    async with open_sqlite(path, exclusive=False) as beside:
+        assert beside._readers == [], "a command opens what it needs"
+        assert (await beside.account("alice")).id == "alice"
+        assert len(beside._readers) == 1
+
+
+def test_the_lock_is_waited_for_as_long_as_a_command_may_hold_it(path: Path) -> None:
+    with lock.held(path):
+        assert not path.stat().st_mode & 0o022, "others cannot write it"
+    holder = os.open(lock._lock_path(path), os.O_RDWR)
+    fcntl.flock(holder, fcntl.LOCK_SH)
+    timer = threading.Timer(0.1, os.close, [holder])
+    timer.start()
+    with lock.held(path):
+        pass
+    timer.join()
+
+
+def test_a_lock_whose_holder_cannot_be_told_is_a_lock_all_the_same(path: Path) -> None:
+    lock_path = lock._lock_path(path)
+    lock_path.write_text("9" * 15)
+    with lock.held(path):
+        assert lock.holder_pid(path) == os.getpid(), "the old pid, though longer, is gone"
+        lock_path.write_text("nobody")
+        assert lock.holder_pid(path) == 0
+        started_s = time.monotonic()
+        with pytest.raises(StoreHeld, match="pid unknown"), lock.held(path):
+            pass
+        assert time.monotonic() - started_s >= lock._PROBE_S
+    assert lock.holder_pid(path) is None
+    assert lock.holder_pid(path.with_name("other.db")) is None
+
+
+def test_a_directory_in_which_nothing_can_be_written_is_named(path: Path) -> None:
+    with pytest.raises(ConfigError, match="must be writable"), lock.held(path / "no" / "x.db"):
+        pass
