@@ -48,9 +48,9 @@ def source(file: str) -> bytes:
 def chosen(file: str, sample: int | None, seed: int) -> list[Mutant]:
     """Return the mutants of a file, or a sample of them that depends on nothing but the seed."""
     mutants = mutants_of(file, source(file))
-    if sample is None or sample >= len(mutants):
-        return mutants
-    return random.Random(f"{seed} {file}").sample(mutants, sample)
+    if sample is not None:
+        random.Random(f"{seed} {file}").shuffle(mutants)
+    return mutants[:sample]
 
 
 def accepted() -> dict[tuple[str, str, str], str]:

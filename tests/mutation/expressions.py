@@ -168,17 +168,21 @@ class Expressions:
     # --- spans of the source ---
 
     def elements(self, elements: list[ast.expr]) -> Iterator[Mutant]:
-        """Yield the mutants that lack one element each."""
+        """Yield the mutants that lack one element each; a tuple of one keeps a comma."""
         spans = [self._span(element) for element in elements]
         for number, (start, end) in enumerate(spans):
+            if len(spans) == 1:
+                return
+            new = ""
             if number + 1 < len(spans):
                 end = spans[number + 1][0]  # noqa: PLW2901 - up to the next
-            elif number == 0:
-                continue
-            elif number > 1 or self._source[end:].lstrip().startswith(b","):
-                start = spans[number - 1][1]  # noqa: PLW2901 - with the comma before it
-            line = elements[number].lineno
-            yield Mutant(self._file, line, start, end, "", self.lines)
+            else:
+                start = spans[number - 1][1]  # noqa: PLW2901 - from the one before
+            followed = self._source[spans[-1][1] :].lstrip().startswith(b",")
+            if len(spans) == 2 and not followed:
+                start, end = spans[0][0], spans[1][1]  # noqa: PLW2901
+                new = f"{self._text(elements[1 - number])},"
+            yield Mutant(self._file, elements[number].lineno, start, end, new, self.lines)
 
     def between(self, before: ast.expr, after: ast.expr, old: str, new: str) -> Iterator[Mutant]:
         """Yield the mutant with another operator between two operands."""

@@ -17,7 +17,8 @@ import traceback
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import cached_property
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,8 +109,8 @@ class Baseline:
     def tests_for(self, file: str, lines: Iterable[int], within_s: float) -> list[str]:
         """Return the tests that may notice a change of these lines (none: of the whole module).
 
-        First come those that test it from near by, the quickest of them first; last those that
-        start processes, which may run any line. Together they take ``within_s`` at most.
+        First come those that test it from near by, and of them those that run little else; last
+        those that start processes, which may run any line. Together they take ``within_s`` at most.
         """
         by_line = self.lines.get(file, {})
         chosen = {test for line in list(lines) or by_line for test in by_line.get(line, ())}
@@ -117,8 +118,14 @@ class Baseline:
         spent_s = accumulate(map(self.durations_s.__getitem__, ordered))
         return [test for test, until_s in zip(ordered, spent_s, strict=True) if until_s <= within_s]
 
-    def _rank(self, test: str) -> tuple[bool, bool, float]:
-        return test in self.processes, not test.startswith(_NEAR), self.durations_s[test]
+    def _rank(self, test: str) -> tuple[bool, bool, int]:
+        return test in self.processes, not test.startswith(_NEAR), self._breadth[test]
+
+    @cached_property
+    def _breadth(self) -> Counter[str]:
+        """How many lines each test runs."""
+        every = (tests for by_line in self.lines.values() for tests in by_line.values())
+        return Counter(chain.from_iterable(every))
 
 
 class _Recording:

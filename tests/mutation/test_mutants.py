@@ -29,7 +29,7 @@ def changed(text: str) -> set[str]:
         ("a.x = -b", {"pass", "a.x = b"}),
         ("g(a[:2])", {"pass", "g(a[:])", "g(a[:3])"}),
         ("try:\n    g()\nexcept KeyError:\n    h()", {"except ZeroDivisionError:"}),
-        ("return a in (1, 2)", {"return a in (1, )", "return a in (2)", "return a not in (1, 2)"}),
+        ("return a in (1, 2)", {"return a in (1,)", "return a in (2,)", "return a not in (1, 2)"}),
         ("raise KeyError(a < b)", {"pass"}),
     ],
 )
