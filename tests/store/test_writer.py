@@ -245,6 +245,39 @@ async def test_a_busy_file_is_waited_for_once_and_not_once_for_each(conn: Wrappe
     await writer.aclose()
 
 
+async def test_what_does_not_fit_as_one_batch_is_tried_one_by_one(conn: Wrapped) -> None:
+    tries = 0
+
+    def full_at_first(sql: str) -> sqlite3.Error | None:
+        nonlocal tries
+        tries += sql == "COMMIT"
+        return error(sqlite3.SQLITE_FULL) if sql == "COMMIT" and tries == 2 else None
+
+    conn.fail = full_at_first
+    writer = Writer(conn, wall_ms, uptime, nudge=False)  # type: ignore[arg-type]
+    found: list[Any] = []
+    with paused(conn) as go:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.write, put(0))
+            await trio.sleep(0.05)
+
+            async def ask() -> None:
+                found.extend(await outcomes(writer, put(1), put(2)))
+
+            nursery.start_soon(ask)
+            await wait_all_tasks_blocked()
+            go.set()
+    assert (sorted(found), tries) == ([1, 2], 4)
+    assert stored(conn) == [0, 1, 2]
+    await writer.aclose()
+
+
+async def test_the_end_needs_no_free_file_when_nothing_waits(conn: Wrapped) -> None:
+    writer = Writer(conn, wall_ms, uptime, nudge=False)  # type: ignore[arg-type]
+    await writer.aclose()
+    assert conn.said == []
+
+
 async def test_a_roll_back_that_fails_ends_all_writing(conn: Wrapped) -> None:
     conn.fail = lambda sql: error(sqlite3.SQLITE_IOERR) if sql == "ROLLBACK" else None
 
