@@ -71,7 +71,7 @@ async def test_an_account_has_its_share_of_the_places_and_no_more(
     gauge = Gauge()
     connector, store = ScriptedConnector(gauge), memory_store()
     async with running(ScriptedEngine(), store, connector) as daemon:
-        count = 3 * limits.DELIVERIES_PER_ACCOUNT_MAX
+        count = 24
         await credited(daemon, "peer", *(f"tx{n}" for n in range(count)))
         await trio.sleep(3.5)
         assert (await store.account("peer")).credited == count
