@@ -85,6 +85,7 @@ def test_what_a_quantity_can_carry_and_no_more_is_an_amount() -> None:
     for value in (LONGEST, Decimal(LONGEST).scaleb(-SCALE, EXACT), Decimal(1).scaleb(-SCALE)):
         assert checked(value) == value
     assert checked(Decimal("1." + "0" * 1000)) == 1, "zeros need no digits"
+    assert checked(Decimal("0E+5000")) == 0
     for value in (LONGEST + 1, Decimal(1).scaleb(-SCALE - 1), Decimal(LONGEST) + Decimal("0.1")):
         with pytest.raises(InvalidAmount):
             checked(value)

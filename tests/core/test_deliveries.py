@@ -78,6 +78,19 @@ async def test_an_account_has_its_share_of_the_places_and_no_more(
     assert gauge.most["peer"] == limits.DELIVERIES_PER_ACCOUNT_MAX
 
 
+async def test_the_last_place_of_an_account_is_used_while_the_others_hang(
+    autojump_clock: MockClock,
+) -> None:
+    hanging = {f"hangs{n}": 100.0 for n in range(limits.DELIVERIES_PER_ACCOUNT_MAX - 1)}
+    connector, store = ScriptedConnector(Gauge(**hanging)), memory_store()
+    async with running(ScriptedEngine(), store, connector) as daemon:
+        await credited(daemon, "peer", *hanging)
+        await daemon.rest()
+        await credited(daemon, "peer", *(f"quick{n}" for n in range(5)))
+        await trio.sleep(5.5)
+        assert (await store.account("peer")).credited == 5
+
+
 async def test_accounts_that_find_no_place_get_the_next_that_is_free(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
