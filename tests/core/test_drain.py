@@ -9,7 +9,6 @@ from trio.testing import MockClock
 from settled.store.records import AddCredit, Credit, Delivered, DeliveryOutcome
 from tests.harness import ScriptedConnector, ScriptedEngine, memory_store, running
 
-
 TIMES_S = {"alice": 30, "carol": 40, "bob": 1}
 
 
