@@ -89,6 +89,18 @@ async def test_who_finds_no_place_is_next(autojump_clock: MockClock) -> None:
     assert starts_s == [0, 0, 1, 1, 2]
 
 
+async def test_who_is_woken_again_while_he_waits_for_a_place_keeps_his_turn(
+    autojump_clock: MockClock,
+) -> None:
+    worker = Worker(takes_s=1)
+    async with scheduling(worker, tasks_max=1) as scheduler:
+        for account in (1, 2, 3, 2, 3, 2):
+            scheduler.wake(account)
+            await trio.sleep(0.1)
+        await trio.sleep(100)
+    assert [account for account, _ in worker.calls] == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("error", "again_s"), [(StoreBusy("another process writes"), 1), (ValueError("broken"), 60)]
 )

@@ -215,6 +215,11 @@ async def test_a_directory_is_no_database(path: Path) -> None:
             pass
 
 
+def test_what_cannot_be_opened_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be opened as a database"):
+        file.connect(tmp_path)
+
+
 async def test_readers_cannot_write_and_are_as_many_as_the_limit(path: Path) -> None:
     await make(path)
     async with open_sqlite(path, exclusive=True) as store:
@@ -252,7 +257,7 @@ def test_a_lock_whose_holder_cannot_be_told_is_a_lock_all_the_same(path: Path) -
     lock_path.write_text("9" * 15)
     with lock.held(path):
         assert lock.holder_pid(path) == os.getpid(), "the old pid, though longer, is gone"
-        lock_path.write_text("nobody")
+        lock_path.write_bytes(b"\xff nobody")
         assert lock.holder_pid(path) == 0
         started_s = time.monotonic()
         with pytest.raises(StoreHeld, match="pid unknown"), lock.held(path):

@@ -274,6 +274,7 @@ async def test_what_does_not_fit_as_one_batch_is_tried_one_by_one(conn: Wrapped)
 
 async def test_the_end_needs_no_free_file_when_nothing_waits(conn: Wrapped) -> None:
     writer = Writer(conn, wall_ms, uptime, nudge=False)  # type: ignore[arg-type]
+    assert writer._thread.daemon, "nor does a process that ends in a hurry wait for it"
     await writer.aclose()
     assert conn.said == []
 
