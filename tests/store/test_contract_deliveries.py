@@ -50,6 +50,7 @@ async def test_a_credit_is_handed_out_once_while_it_is_being_sent(
     assert (sent.attempts, sent.ambiguous_ms) == (1, None)
     stored = await store.credit(credit.id)
     assert (stored.attempts, stored.ambiguous_ms) == (1, clock.ms)
+    assert stored.updated_ms == clock.ms > stored.created_ms
     clock.ms += 1000
     again = await store.next_deliveries(credit.account, 8, sending={sent.number})
     assert again == NextDeliveries()

@@ -1,5 +1,6 @@
 """What a store on a file must still know when it is opened again."""
 
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -8,9 +9,9 @@ import trio
 
 from settled import limits
 from settled.errors import KeyReused
-from settled.store.records import AddCredit, SetState
+from settled.store.records import AddCredit, NotSent, SetState
 from settled.store.sqlite import open_sqlite
-from tests.store.steps import HOUR_MS, Clock, opened, quantity, snapshot
+from tests.store.steps import HOUR_MS, Clock, brought_to, opened, parked, quantity, snapshot
 from tests.store.test_contract_audit import worked
 
 
@@ -71,3 +72,40 @@ async def test_a_store_beside_the_daemon_sees_and_tells_at_once(path: Path, cloc
         assert (await daemon.account("alice")).queued == 5
         with trio.fail_after(5):
             assert await daemon.wait_foreign_writes() == [account.number]
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "open_account",
+        "close_account",
+        "queue_settlement",
+        "commit",
+        "retry_settlement",
+        "resolve_settlement",
+        "retry_credit",
+    ],
+)
+async def test_a_daemon_is_told_of_the_work_that_a_command_makes(
+    path: Path, clock: Clock, work: str
+) -> None:
+    async with (
+        open_sqlite(path, exclusive=True, create=True, now_ms=clock) as daemon,
+        open_sqlite(path, exclusive=False, now_ms=clock) as command,
+    ):
+        settlement = await brought_to(daemon, "parked")
+        credit = await parked(daemon, clock)
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "open_account": lambda: command.open_account("bob"),
+            "close_account": lambda: command.close_account("alice"),
+            "queue_settlement": lambda: command.queue_settlement("alice", quantity("1"), "k"),
+            "commit": lambda: command.commit([AddCredit("alice", "tx-9", Decimal(1))]),
+            "retry_settlement": lambda: command.retry_settlement("alice"),
+            "resolve_settlement": lambda: command.resolve_settlement(settlement.id, NotSent("no")),
+            "retry_credit": lambda: command.retry_credit(credit.id),
+        }
+        await calls[work]()
+        with trio.fail_after(5):
+            told = await daemon.wait_foreign_writes()
+        number = (await daemon.account("bob" if work == "open_account" else "alice")).number
+        assert told == [number]

@@ -75,6 +75,14 @@ async def test_of_many_that_begin_at_once_one_does(store: Store) -> None:
     assert len(await store.settlements()) == 1
 
 
+async def test_the_payment_of_one_account_does_not_hold_back_another(store: Store) -> None:
+    await begun(store)
+    for name in ("bob", "carol"):
+        account = await asked(store, "5", account_id=name)
+        step = await store.next_settlement(account.number, f"s of {name}")
+        assert step.begun
+
+
 async def test_requests_that_arrive_meanwhile_are_netted_into_the_next(store: Store) -> None:
     settlement = await begun(store, "10")
     await asked(store, "5", "k2")
