@@ -288,6 +288,7 @@ async def test_an_account_whose_books_are_broken_holds_back_no_other(tmp_path: P
             await store.queue_settlement(name, Quantity("5", 0), "k")
             await store.commit([AddCredit(name, "tx", Decimal(7))])
         await store.next_settlement(1, "s1")
+        await store.next_settlement(2, "s2")
         del account
     with closing(sqlite3.connect(path)) as conn:
         conn.execute("UPDATE accounts SET in_flight = '0', undelivered = '0' WHERE id = 'broken'")

@@ -161,6 +161,20 @@ async def test_trying_now_ends_a_rest(store: Store) -> None:
     assert await store.unfinished("settle") == [account.number]
 
 
+async def test_trying_now_concerns_one_account(store: Store) -> None:
+    """What another account waits for changes nothing, and is not changed."""
+    await brought_to(store, "unknown")
+    other = await store.account("alice")
+    bob = await asked(store, "5", account_id="bob")
+    await store.next_settlement(bob.number, "s of bob")
+    await store.record_outcome("s of bob", Settled(Decimal(0)))
+    assert (await store.account("bob")).waiting
+    before = await store.settlement("s-1")
+    assert (await store.retry_settlement("bob")).waiting is None
+    assert await store.settlement("s-1") == before
+    assert await store.account("alice") == other
+
+
 async def test_trying_now_asks_for_an_unknown_outcome_at_once(store: Store) -> None:
     settlement = await begun(store)
     await store.record_outcome(settlement.id, Unknown("time-out", HOUR_MS))

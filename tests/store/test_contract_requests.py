@@ -226,6 +226,19 @@ async def test_each_use_of_a_key_begins_its_life_anew(store: Store) -> None:
     assert not (await store.queue_settlement("alice", quantity("6"), "misused")).replayed
 
 
+async def test_the_life_of_a_key_is_that_of_its_account_alone(store: Store) -> None:
+    """Two accounts may use the same key: neither its use nor its end touches the other's."""
+    await asked(store, "5", "k")
+    for _ in range(limits.KEY_LIFE_TICKS - 1):
+        await store.age_keys()
+    await asked(store, "5", "k", account_id="bob")
+    await store.age_keys()
+    await asked(store, "5", "k", account_id="bob")
+    assert await store.purge_keys() == 1
+    assert (await store.queue_settlement("bob", quantity("5"), "k")).replayed
+    assert not (await store.queue_settlement("alice", quantity("5"), "k")).replayed
+
+
 async def test_a_purge_deletes_a_batch_at_a_time(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
