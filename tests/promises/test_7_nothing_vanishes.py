@@ -121,6 +121,8 @@ async def test_the_journal_cannot_be_rewritten(tmp_path: Path) -> None:
     ("tamper", "subject"),
     [
         ("UPDATE accounts SET queued = '7'", "queued"),
+        ("UPDATE accounts SET queued = '7'", "requested = queued + in_flight + unknown + settled"),
+        ("UPDATE accounts SET parked = '1'", "received = undelivered + parked + credited"),
         ("UPDATE accounts SET settled = '4'", "settled"),
         ("UPDATE accounts SET credited = '1', received = '1'", "credited"),
         ("INSERT INTO journal SELECT 99, 0, 1, 'requested', 'queued', '1', 'x'", "requested"),
@@ -151,3 +153,18 @@ async def test_the_audit_finds_what_does_not_add_up(
         differences = await store.audit()
     assert subject in {difference.what for difference in differences}
     assert {difference.subject for difference in differences} == {"alice"}
+
+
+async def test_the_audit_finds_what_the_file_itself_holds_to_be_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    async with open_sqlite(path, exclusive=True, create=True) as store:
+        await store.open_account("alice", setup=False)
+        with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+            conn.execute("PRAGMA ignore_check_constraints = ON")
+            conn.execute("UPDATE accounts SET hook = 'none'")
+            conn.execute("INSERT INTO journal VALUES (7, 0, 99, 'requested', 'queued', '1', 'x')")
+        damaged, orphaned = await store.audit()
+    assert (damaged.subject, damaged.what, damaged.expected) == ("database", "integrity", "ok")
+    assert "CHECK constraint failed in accounts" in damaged.found
+    assert (orphaned.subject, orphaned.what) == ("database", "row 7 of journal")
+    assert (orphaned.expected, orphaned.found) == ("a row of accounts", "none")

@@ -19,7 +19,7 @@ from settled.store.clock import uptime, wall_ms
 from settled.store.file import connect
 from settled.store.sql.ledger import Tx
 from settled.store.sqlite import SqliteStore, open_sqlite
-from settled.store.writer import Writer
+from settled.store.writer import Writer, _Job
 
 
 class Wrapped:
@@ -369,3 +369,19 @@ async def test_news_of_other_processes_wait_until_the_file_is_free(
             await store.wait_foreign_writes()
         assert scope.cancelled_caught, f"what it writes itself ({own.id}) is no news"
     assert isinstance(store, SqliteStore)
+
+
+def test_a_thread_whose_run_of_trio_is_over_ends_without_noise(path: Path) -> None:
+    """A daemon that crashes leaves at once; what was handed over is committed or lost whole."""
+    go = threading.Event()
+
+    async def main() -> Writer:
+        writer = Writer(connect(path), wall_ms, uptime, nudge=False)
+        writer._jobs.put(_Job(lambda _tx: go.wait(5), trio.lowlevel.current_task()))
+        return writer
+
+    writer = trio.run(main)
+    go.set()
+    writer._thread.join(5)
+    assert not writer._thread.is_alive()
+    writer._conn.close()
