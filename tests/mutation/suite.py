@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, chain
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,6 +62,7 @@ _LIBRARIES: Final = (
     "trustme",
 )
 _FIRST_FILES: Final = 2
+_SLOW_S: Final = 1.0
 _SLOWER: Final = 10
 _TEST_S: Final = 10.0
 
@@ -107,19 +108,28 @@ class Baseline:
     failed: list[str]
 
     def tests_for(self, file: str, lines: Iterable[int], within_s: float) -> list[str]:
-        """Return the tests that may notice a change of these lines (none: of the whole module).
+        """Return the tests that may notice a change of these lines, or else of the module.
 
-        First come those that test it from near by, and of them those that run little else; last
-        those that start processes, which may run any line. Together they take ``within_s`` at most.
+        First come those that test it from near by, of them those that are quick and run little
+        else; last those that start processes, which may run any line. Together they take
+        ``within_s`` at most.
         """
         by_line = self.lines.get(file, {})
-        chosen = {test for line in list(lines) or by_line for test in by_line.get(line, ())}
+        chosen = {test for line in lines for test in by_line.get(line, ())}
+        if not chosen:  # it runs at import
+            chosen = {test for tests in by_line.values() for test in tests}
         ordered = sorted(chosen.union(self.processes).difference(self.failed), key=self._rank)
-        spent_s = accumulate(map(self.durations_s.__getitem__, ordered))
-        return [test for test, until_s in zip(ordered, spent_s, strict=True) if until_s <= within_s]
+        left_s = within_s
+        fitting: list[str] = []
+        for test in ordered:
+            if self.durations_s[test] <= left_s:
+                left_s -= self.durations_s[test]
+                fitting.append(test)
+        return fitting
 
-    def _rank(self, test: str) -> tuple[bool, bool, int]:
-        return test in self.processes, not test.startswith(_NEAR), self._breadth[test]
+    def _rank(self, test: str) -> tuple[bool, bool, bool, int]:
+        slow = self.durations_s[test] > _SLOW_S
+        return test in self.processes, not test.startswith(_NEAR), slow, self._breadth[test]
 
     @cached_property
     def _breadth(self) -> Counter[str]:
