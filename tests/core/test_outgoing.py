@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from settled import NotSettled, limits
 from settled.amounts import Quantity
 from settled.core import outgoing
-from settled.core.outgoing import describe, says_not_settled
+from settled.core.calls import describe, says_not_settled
 from settled.core.patience import patiently
 from settled.errors import StoreBusy
 from settled.store.records import NotSent, Settled, Unknown

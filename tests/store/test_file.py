@@ -223,27 +223,27 @@ def test_what_cannot_be_opened_is_told_in_one_line(tmp_path: Path) -> None:
 async def test_readers_cannot_write_and_are_as_many_as_the_limit(path: Path) -> None:
     await make(path)
     async with open_sqlite(path, exclusive=True) as store:
-        ahead = list(store._readers)
+        ahead = list(store._readers._idle)
         assert len(ahead) == limits.READERS_MAX, "ready before a stranger uses up the descriptors"
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            await store._read(lambda conn: conn.execute("UPDATE accounts SET failures = 1"))
+            ahead[0].execute("UPDATE accounts SET failures = 1")
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(store.account, "alice")
-        assert sorted(map(id, store._readers)) == sorted(map(id, ahead)), "all are given back"
+        assert sorted(map(id, store._readers._idle)) == sorted(map(id, ahead)), "all are given back"
     for conn in ahead:
         with pytest.raises(sqlite3.ProgrammingError, match="closed"):
             conn.execute("SELECT 1")
     async with open_sqlite(path, exclusive=False) as beside:
-        assert beside._readers == [], "a command opens what it needs"
+        assert beside._readers._idle == [], "a command opens what it needs"
         assert (await beside.account("alice")).id == "alice"
-        assert len(beside._readers) == 1
+        assert len(beside._readers._idle) == 1
 
 
 def test_the_lock_is_waited_for_as_long_as_a_command_may_hold_it(path: Path) -> None:
     with lock.held(path):
         assert not path.stat().st_mode & 0o022, "others cannot write it"
-    holder = os.open(lock._lock_path(path), os.O_RDWR)
+    holder = os.open(lock.lock_path(path), os.O_RDWR)
     fcntl.flock(holder, fcntl.LOCK_SH)
     timer = threading.Timer(0.1, os.close, [holder])
     timer.start()
@@ -253,7 +253,7 @@ def test_the_lock_is_waited_for_as_long_as_a_command_may_hold_it(path: Path) -> 
 
 
 def test_a_lock_whose_holder_cannot_be_told_is_a_lock_all_the_same(path: Path) -> None:
-    lock_path = lock._lock_path(path)
+    lock_path = lock.lock_path(path)
     lock_path.write_text("9" * 15)
     with lock.held(path):
         assert lock.holder_pid(path) == os.getpid(), "the old pid, though longer, is gone"
