@@ -117,7 +117,7 @@ class Baseline:
         by_line = self.lines.get(file, {})
         chosen = {test for line in lines for test in by_line.get(line, ())}
         if not chosen:  # it runs at import
-            chosen = {test for tests in by_line.values() for test in tests}
+            chosen = {test for tests in by_line.values() for test in tests} or {*self.durations_s}
         ordered = sorted(chosen.union(self.processes).difference(self.failed), key=self._rank)
         left_s = within_s
         fitting: list[str] = []

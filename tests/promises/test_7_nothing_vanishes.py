@@ -168,3 +168,16 @@ async def test_the_audit_finds_what_the_file_itself_holds_to_be_wrong(tmp_path: 
     assert "CHECK constraint failed in accounts" in damaged.found
     assert (orphaned.subject, orphaned.what) == ("database", "row 7 of journal")
     assert (orphaned.expected, orphaned.found) == ("a row of accounts", "none")
+
+
+async def test_the_audit_says_how_many_entries_it_has_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("settled.store.sql.audit._PROGRESS_ROWS", 2)
+    said: list[tuple[int, int]] = []
+    async with open_sqlite(tmp_path / "s.db", exclusive=True, create=True) as store:
+        for name in ("alice", "bob"):
+            await store.open_account(name, setup=False)
+        await store.commit([AddCredit("alice", f"tx{n}", Decimal(7)) for n in range(5)])
+        await store.audit(lambda done, total: said.append((done, total)))
+    assert said == [(2, 5), (4, 5), (5, 5)]
