@@ -1,16 +1,18 @@
 """What every store must do for the lives of accounts and their hooks."""
 
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 
 from settled import limits
 from settled.errors import AccountNotFound, NotFound
 from settled.store.protocol import Store
-from settled.store.records import NextHook, Settled
+from settled.store.records import AddCredit, NextHook, Settled
 from tests.store.steps import (
     HOUR_MS,
     START_MS,
+    WORKS,
     Clock,
     asked,
     balances,
@@ -241,3 +243,22 @@ async def test_a_request_is_taken_while_the_account_is_being_set_up(store: Store
     await store.open_account("alice")
     await store.queue_settlement("alice", quantity("3"), "k")
     assert balances(await store.account("alice")) == {"requested": "3", "queued": "3"}
+
+
+async def test_a_page_of_work_begins_after_the_account_that_is_named(store: Store) -> None:
+    """Of every kind; a start that takes up page by page would never end otherwise."""
+    for name in ("alice", "bob", "carol"):
+        account = await store.open_account(name)
+        await store.finish_hook(account.number, "setup_account")
+        await store.queue_settlement(name, quantity("5"), "k")
+        await store.commit([AddCredit(name, "tx", Decimal(1))])
+    await store.next_settlement(account.number, "in flight")
+    for name in ("dave", "erin"):
+        await store.open_account(name)
+    for work in WORKS:
+        numbers = await store.unfinished(work)
+        assert numbers == sorted(numbers)
+        assert len(numbers) == (2 if work == "hook" else 3)
+        for n, number in enumerate(numbers):
+            assert await store.unfinished(work, after=number) == numbers[n + 1 :]
+            assert await store.unfinished(work, limit=n + 1) == numbers[: n + 1]

@@ -306,12 +306,16 @@ async def test_what_waits_at_the_end_is_still_written_and_answered(path: Path) -
             queued = await store.queue_settlement("alice", Quantity("1", 0), f"k{n}")
             answers.append(queued.replayed)
 
+        held = threading.Event()
+
         def hold(tx: Tx) -> None:
-            time.sleep(0.1)
+            held.set()
+            time.sleep(0.2)
 
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(store._writer.write, hold)
+                await trio.to_thread.run_sync(held.wait)
                 for n in range(50):
                     nursery.start_soon(ask, n)
                 await trio.sleep(0.02)
