@@ -63,7 +63,7 @@ class Guard:
         """
         path = self._path.absolute()
         if _identity(path) != self._files[path]:
-            with suppress(sqlite3.Error):  # there may be no room, or no directory
+            with suppress(sqlite3.Error, OSError):  # there may be no room, or no directory
                 file.back_up(self._path, conn, "rescued")
         self.check()
 
