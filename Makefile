@@ -8,7 +8,7 @@ DEV := $(VENV)/.ready-dev
 FUZZ := $(VENV)/.ready-fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test neighbours damage run check simulate format docs clean fuzz hostile
+.PHONY: help demo test neighbours damage run check simulate format docs clean fuzz hostile crashes
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -38,6 +38,9 @@ neighbours: $(DEV)  ## all tests of broken connectors, peers and engines, and 10
 
 damage: $(DEV)  ## damage database files in many more places than `make test` does
 	SETTLED_DAMAGE_SAMPLES=$${SAMPLES:-60} $(BIN)/python -m pytest -q tests/damage
+
+crashes: $(DEV)  ## kill it at every system call, fail every one, kill it 200 times (SEED=n; an hour)
+	$(BIN)/python -m tests.crashes $(if $(SEED),--seed $(SEED))
 
 run: $(READY)  ## run one daemon, with the loopback engine unless SETTLED_ENGINE names another
 	SETTLED_ENGINE=$${SETTLED_ENGINE:-loopback} $(BIN)/settled run
