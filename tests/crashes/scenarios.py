@@ -261,6 +261,8 @@ SCENARIOS: Final = {
 def run_scenario(name: str, directory: Path, *, hook: Hook | None, patience_s: float) -> int:
     """Run a scenario in this process; return the exit code that a command would end with."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    # The pauses after a full disk, made short.
+    limits.DISK_FULL_PAUSE_S = limits.DISK_POLL_S = 0.05  # type: ignore[misc]
     try:
         trio.run(SCENARIOS[name].run, World(directory, patience_s), hook)
     except BaseException as error:
