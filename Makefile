@@ -30,8 +30,8 @@ $(FUZZ): $(DEV)
 demo: $(READY)  ## two daemons settle with each other, one is killed and restarted; the books are compared
 	$(BIN)/python -m settled.testing.demo
 
-test: $(DEV)  ## run the tests
-	$(BIN)/python -m pytest -q
+test: $(DEV)  ## run the tests, as many at once as there are processors
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 neighbours: $(DEV)  ## all tests of broken connectors, peers and engines, and 10,000 retries
 	NEIGHBOURS=all $(BIN)/python -m pytest -q tests/neighbours
