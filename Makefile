@@ -8,7 +8,7 @@ DEV := $(VENV)/.ready-dev
 FUZZ := $(VENV)/.ready-fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test neighbours damage run check simulate mutate format docs clean fuzz hostile
+.PHONY: help demo test neighbours damage run check simulate mutate format docs clean fuzz hostile crashes
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -30,14 +30,17 @@ $(FUZZ): $(DEV)
 demo: $(READY)  ## two daemons settle with each other, one is killed and restarted; the books are compared
 	$(BIN)/python -m settled.testing.demo
 
-test: $(DEV)  ## run the tests
-	$(BIN)/python -m pytest -q
+test: $(DEV)  ## run the tests, as many at once as there are processors
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 neighbours: $(DEV)  ## all tests of broken connectors, peers and engines, and 10,000 retries
 	NEIGHBOURS=all $(BIN)/python -m pytest -q tests/neighbours
 
 damage: $(DEV)  ## damage database files in many more places than `make test` does
 	SETTLED_DAMAGE_SAMPLES=$${SAMPLES:-60} $(BIN)/python -m pytest -q tests/damage
+
+crashes: $(DEV)  ## kill it at every system call, fail every one, kill it 200 times (SEED=n; an hour)
+	$(BIN)/python -m tests.crashes $(if $(SEED),--seed $(SEED))
 
 run: $(READY)  ## run one daemon, with the loopback engine unless SETTLED_ENGINE names another
 	SETTLED_ENGINE=$${SETTLED_ENGINE:-loopback} $(BIN)/settled run

@@ -4,7 +4,7 @@ import os
 import sqlite3
 import stat
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -123,12 +123,26 @@ def check(path: Path, *, create: bool) -> None:
         if not path.absolute().parent.is_dir():
             raise ConfigError(f"cannot create {path}: the directory does not exist")
         return
+    _finish_roll_back(path)
     try:
         application, tables = looking.look(path, _kind)
     except UNREADABLE as error:
         raise unusable(path, error) from error
     if tables and application != APPLICATION_ID:
         raise ConfigError(f"{path} is not a settled database: give another --db")
+
+
+def _finish_roll_back(path: Path) -> None:
+    """Let SQLite undo what a start was at that was killed while it made the file.
+
+    Only then is there a rollback journal, later there is a log; and who may not write cannot read
+    a file with one.
+    """
+    real = path.resolve()
+    if real.with_name(f"{real.name}-journal").exists():
+        uri = f"{real.as_uri()}?mode=rw"
+        with suppress(sqlite3.Error), closing(sqlite3.connect(uri, uri=True)) as conn:
+            conn.execute("SELECT 1 FROM sqlite_schema").fetchone()
 
 
 def _kind(conn: sqlite3.Connection) -> tuple[int, int]:
@@ -223,7 +237,7 @@ def migrate(path: Path) -> Path | None:
             if MIGRATIONS.applied(db):
                 backup = back_up(path, conn, "backup")
             MIGRATIONS.apply(db)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             if backup is not None:
                 backup.unlink()  # nothing was changed; and every next try leaves another
             raise _unchanged(path, error) from error
@@ -235,21 +249,34 @@ def back_up(path: Path, conn: sqlite3.Connection, kind: str) -> Path:
 
     Raises:
         sqlite3.Error: when it cannot be written.
+        OSError: when it cannot be given its name, durably.
     """
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     backup = path.with_name(f"{path.name}.{stamp}.{kind}")
+    # Under its own name only when it is whole: what is called a backup can be restored.
+    part = path.with_name(f"{path.name}.{kind}.part")
+    _remove(part)  # what a start left that was killed
     try:
-        with closing(sqlite3.connect(backup)) as target:
+        with closing(sqlite3.connect(part)) as target:
             conn.backup(target)
     except sqlite3.Error:
-        # Half a backup looks like one, and takes the room that the next try needs.
-        backup.unlink(missing_ok=True)
-        backup.with_name(f"{backup.name}-journal").unlink(missing_ok=True)
+        _remove(part)  # it takes the room that the next try needs
         raise
+    part.rename(backup)
+    directory = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
     return backup
 
 
-def _unchanged(path: Path, error: sqlite3.Error) -> SettledError:
+def _remove(part: Path) -> None:
+    for path in (part, part.with_name(f"{part.name}-journal")):
+        path.unlink(missing_ok=True)
+
+
+def _unchanged(path: Path, error: Exception) -> SettledError:
     what = (
         f"{path} could not be backed up and brought up to date ({one_line(error)}); it is as it was"
     )

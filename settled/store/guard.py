@@ -38,7 +38,10 @@ class Guard:
         self._hold = hold
         self._checked_whole = soundness.is_small(path) or hold.record.suspect
         # By reading, SQLite makes its log, which stays until the last connection is closed.
-        hold.remember(seq=soundness.last_seq(conn), suspect=False)
+        try:
+            hold.remember(seq=soundness.last_seq(conn), suspect=False)
+        except sqlite3.Error as error:
+            raise file.unusable(path, error) from error
         log = file.log_of(path)
         index = log.with_name(log.name.removesuffix("-wal") + "-shm")
         self._files: Final = {name: _identity(name) for name in (path.absolute(), log, index)}
@@ -63,7 +66,7 @@ class Guard:
         """
         path = self._path.absolute()
         if _identity(path) != self._files[path]:
-            with suppress(sqlite3.Error):  # there may be no room, or no directory
+            with suppress(sqlite3.Error, OSError):  # there may be no room, or no directory
                 file.back_up(self._path, conn, "rescued")
         self.check()
 

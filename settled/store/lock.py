@@ -168,13 +168,21 @@ def _record_in(descriptor: int) -> Record:
 
 
 def remembered(path: Path) -> Record:
-    """Return what the lock file of the database at ``path`` says, if there is one."""
+    """Return what the lock file of the database at ``path`` says, if there is one.
+
+    Raises:
+        ConfigError: when its disk does not let it be read.
+    """
     try:
         descriptor = os.open(lock_path(path), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return Record()
     try:
         return _record_in(descriptor)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {lock_path(path)}: {error.strerror}; check its disk"
+        ) from error
     finally:
         os.close(descriptor)
 

@@ -19,6 +19,7 @@ from settled import limits
 from settled.errors import SettledError, StoreBroken, StoreBusy, StoreFull
 from settled.store.clock import Uptime
 from settled.store.sql.ledger import Tx
+from settled.text import describe_error
 
 _T = TypeVar("_T")
 
@@ -120,7 +121,10 @@ class Writer:
                     break
             open_ = job is not None
             if jobs:
-                self._commit(jobs)
+                try:
+                    self._commit(jobs)
+                except BaseException as error:  # whatever it is, those who wait must hear of it
+                    self._give_up(jobs, error)
                 try:
                     self._token.run_sync_soon(_wake, jobs)
                 except trio.RunFinishedError:
@@ -189,6 +193,17 @@ class Writer:
             self.stop(error)
             self._fail(jobs, error)
         return True
+
+    def _give_up(self, jobs: Sequence[_Job], error: BaseException) -> None:
+        """Break the store: the thread goes on only to say so."""
+        if self._broken is None:
+            self._broken = StoreBroken(
+                f"the thread that writes to the database failed ({describe_error(error)}): the "
+                f"outcome is unknown. Start again; the start reads what was written"
+            )
+            self._broken.__cause__ = error
+        self._fail(jobs, self._broken)
+        self._roll_back()
 
     def _fail(self, jobs: Sequence[_Job], error: Exception) -> None:
         verdict = self.judge(error)

@@ -1,7 +1,9 @@
 """What a database file must be, how its schema moves on, and who may hold it."""
 
+import errno
 import fcntl
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -73,6 +75,22 @@ async def test_a_missing_file_beside_its_log_is_not_replaced(path: Path) -> None
     assert not path.exists()
 
 
+async def test_what_a_killed_start_left_half_made_is_undone(path: Path) -> None:
+    half_made = path.parent / "half-made"
+    half_made.mkdir()
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        conn.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+        conn.execute("PRAGMA cache_size = 1")  # so that it writes before it commits
+        conn.execute("BEGIN")
+        conn.execute("CREATE TABLE accounts (id)")
+        conn.executemany("INSERT INTO accounts VALUES (?)", [("x" * 1000,)] * 100)
+        for found in path.parent.glob("settled.db*"):
+            shutil.copy(found, half_made)
+        conn.execute("ROLLBACK")
+    assert (half_made / "settled.db-journal").stat().st_size > 0
+    await make(half_made / "settled.db")
+
+
 async def test_a_newer_schema_is_refused(path: Path) -> None:
     await make(path)
     newer = Migrations("settled")
@@ -142,6 +160,27 @@ async def test_a_migration_that_fails_leaves_the_file_as_it_was(
     monkeypatch.undo()
     async with open_sqlite(path, exclusive=True) as store:
         assert (await store.account("alice")).requested == 5
+
+
+async def test_without_a_backup_nothing_is_changed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(path)
+    with_one_more(monkeypatch)
+
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "fsync", fail)
+        with pytest.raises(ConfigError, match="could not be backed up"):
+            async with open_sqlite(path, exclusive=True):
+                pass
+    with closing(sqlite3.connect(path)) as conn:
+        assert "later" not in tables(conn)
+    async with open_sqlite(path, exclusive=True) as store:
+        assert (await store.account("alice")).requested == 5
+    assert not list(path.parent.glob("*.part*"))
 
 
 async def test_a_command_does_not_migrate_under_a_daemon(

@@ -1,0 +1,52 @@
+"""Crashes that a process makes itself, at named points: around a commit, a payment, a credit."""
+
+import os
+from typing import Any, Final
+
+from settled.store.protocol import Store
+from tests.crashes.lab import Hook
+from tests.crashes.world import Notes
+
+HOOK_EXIT: Final = 9
+
+
+class CrashingStore:
+    """A store that ends the process at one call of one method."""
+
+    def __init__(self, inner: Store, hook: Hook) -> None:
+        self._inner = inner
+        self._hook = hook
+        self._calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._inner, name)
+        if name != self._hook.method:
+            return method
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            self._calls += 1
+            now = self._calls == self._hook.n
+            if now and self._hook.moment == "before":
+                os._exit(HOOK_EXIT)
+            result = await method(*args, **kwargs)
+            if now:
+                os._exit(HOOK_EXIT)
+            return result
+
+        return call
+
+
+def crash_at(notes: Notes, hook: Hook) -> None:
+    """End the process just before or after something is written into these notes."""
+    add, calls = notes.add, 0
+
+    def adding(**entry: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == hook.n and hook.moment == "before":
+            os._exit(HOOK_EXIT)
+        add(**entry)
+        if calls == hook.n:
+            os._exit(HOOK_EXIT)
+
+    notes.add = adding  # type: ignore[method-assign]
