@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import replace
+from itertools import islice
 
 import structlog
 import trio
@@ -39,20 +40,28 @@ class Incoming:
         self._deliver = deliver
         self._nursery = nursery
         self._sending: defaultdict[int, set[int]] = defaultdict(set)  # by account, the credits
+        self._taken = 0  # places of deliveries, those in the making included
         self._waiting: dict[int, None] = {}  # accounts that found no free place, in their order
         self._ended = trio.Event()
         self.scheduler = Scheduler(self._advance, tasks_max=limits.DELIVERIES_MAX)
 
     async def _advance(self, account: int) -> int | None:
         """Start the deliveries that are due; return when to look again (see ``Scheduler``)."""
-        if sum(map(len, self._sending.values())) >= limits.DELIVERIES_MAX:
-            self._waiting[account] = None
-            return None  # the end of some delivery wakes the one that waits longest
         sending = frozenset(self._sending.get(account, ()))
-        free = limits.DELIVERIES_PER_ACCOUNT_MAX - len(sending)
-        if free <= 0:
+        places = limits.DELIVERIES_PER_ACCOUNT_MAX - len(sending)
+        if places <= 0:
             return None  # the end of a delivery wakes the account
-        step = await self._store.next_deliveries(account, free, sending=sending)
+        places = min(places, limits.DELIVERIES_MAX - self._taken)
+        if places <= 0:
+            self._waiting[account] = None
+            return None  # a place that is given back wakes the one that waits longest
+        self._taken += places  # before the store is asked: others ask it meanwhile
+        unused = places
+        try:
+            step = await self._store.next_deliveries(account, places, sending=sending)
+            unused -= len(step.credits)
+        finally:
+            self._give_back(unused)
         for credit in step.parked:
             _log(credit).error("credit_parked", reason=credit.reason)
         for credit in step.credits:
@@ -75,8 +84,11 @@ class Incoming:
             del self._sending[credit.account]
         self._ended.set()
         self.scheduler.wake(credit.account)
-        if self._waiting:
-            waiting = next(iter(self._waiting))
+        self._give_back(1)
+
+    def _give_back(self, places: int) -> None:
+        self._taken -= places
+        for waiting in list(islice(self._waiting, places)):
             del self._waiting[waiting]
             self.scheduler.wake(waiting)
 

@@ -311,8 +311,11 @@ async def refuse(stream: Any) -> None:
 
 
 async def sweep(connector: Connector, deliver: Callable[[], Awaitable[object]]) -> int:
-    """Cancel after every number of checkpoints, until it is through; return how many that is."""
-    for checkpoints in range(400):
+    """Cancel after every number of checkpoints, until it is through; return how many that is.
+
+    Beyond the first they grow in steps: what then still waits, waits for a socket.
+    """
+    for checkpoints in (*range(100), *(round(100 * 1.2**n) for n in range(40))):
         with trio.CancelScope() as scope, trio.fail_after(10):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancel_after, checkpoints, scope)
