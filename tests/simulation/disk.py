@@ -34,6 +34,7 @@ class FaultyConnection:
         self._conn = conn
         self._world = world
         self._rate = world.rates.disk
+        self.before_commit: Callable[[], None] = lambda: None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._conn, name)
@@ -42,6 +43,7 @@ class FaultyConnection:
         if sql == "BEGIN IMMEDIATE" and self._world.fault("disk busy", self._rate / 2):
             raise _error("database is locked", sqlite3.SQLITE_BUSY)
         if sql == "COMMIT":
+            self.before_commit()
             if self._world.fault("disk full", self._rate / 2):
                 self._conn.execute("ROLLBACK")
                 raise _error("database or disk is full", sqlite3.SQLITE_FULL)
@@ -138,7 +140,8 @@ class Disk(Writer):
         self._held, self._waiting = self._waiting, []
         crash = self._world.fault("power lost in a commit", rates.crash_in_commit)
         if crash:
-            self.before = self._files()
+            # When the batch fails there are several commits; all but the last were synced.
+            self._conn.before_commit = self._remember
         self._commit(self._held)
         if crash:
             self._on_crash()
@@ -148,6 +151,9 @@ class Disk(Writer):
         held, self._held = self._held, []
         if not self._dead:
             _wake(held)
+
+    def _remember(self) -> None:
+        self.before = self._files()
 
     def kill(self) -> None:
         """Have nothing happen any more: whoever waits for a commit dies."""
