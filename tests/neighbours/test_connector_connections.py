@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import math
 import os
 import socket
 import ssl
@@ -315,7 +316,7 @@ async def sweep(connector: Connector, deliver: Callable[[], Awaitable[object]]) 
 
     Beyond the first they grow in steps: what then still waits, waits for a socket.
     """
-    for checkpoints in (*range(100), *(round(100 * 1.2 ** float(n)) for n in range(40))):
+    for checkpoints in (*range(100), *(round(100 * math.pow(1.2, n)) for n in range(40))):
         with trio.CancelScope() as scope, trio.fail_after(10):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancel_after, checkpoints, scope)
