@@ -2,7 +2,6 @@
 
 import errno
 import gc
-import math
 import os
 import socket
 import ssl
@@ -316,7 +315,8 @@ async def sweep(connector: Connector, deliver: Callable[[], Awaitable[object]]) 
 
     Beyond the first they grow in steps: what then still waits, waits for a socket.
     """
-    for checkpoints in (*range(100), *(round(100 * math.pow(1.2, n)) for n in range(40))):
+    checkpoints = 0
+    while checkpoints < 100_000:
         with trio.CancelScope() as scope, trio.fail_after(10):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancel_after, checkpoints, scope)
@@ -325,6 +325,7 @@ async def sweep(connector: Connector, deliver: Callable[[], Awaitable[object]]) 
         nothing_left(connector)
         if not scope.cancelled_caught and checkpoints > 40:
             return checkpoints
+        checkpoints += max(1, checkpoints // 5 - 20)
     raise AssertionError
 
 
