@@ -7,9 +7,11 @@ happens, also at every cancellation, the connection is closed in the end.
 """
 
 import base64
+import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -48,6 +50,7 @@ class Server:
             raise ConfigError("the connector's URL must be an http or https one, with a host")
         self._host = parts.hostname
         self._port = parts.port or _PORTS[parts.scheme]
+        self._look_ups = trio.CapacityLimiter(limits.LOOK_UPS_MAX)
         self._path = parts.path.rstrip("/")
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._headers = {
@@ -90,7 +93,7 @@ class Server:
 
     async def _connect(self) -> trio.abc.Stream:
         with trio.fail_after(limits.CONNECTOR_CONNECT_TIMEOUT_S):
-            tcp = await trio.open_tcp_stream(self._host, self._port)
+            tcp = await self._connect_tcp()
             if self._tls is None:
                 return tcp
             tls = trio.SSLStream(tcp, self._tls, server_hostname=self._host, https_compatible=True)
@@ -100,6 +103,25 @@ class Server:
                 await trio.aclose_forcefully(tcp)
                 raise
             return tls
+
+    async def _connect_tcp(self) -> trio.SocketStream:
+        """Connect to the first address that lets us.
+
+        A look-up that hangs keeps its thread even when it is given up: it must not be one of those
+        that everything else shares.
+        """
+        found = await trio.to_thread.run_sync(
+            partial(socket.getaddrinfo, self._host, self._port, type=socket.SOCK_STREAM),
+            abandon_on_cancel=True,
+            limiter=self._look_ups,
+        )
+        failed: OSError | None = None
+        for *_, address in found:
+            try:
+                return await trio.open_tcp_stream(str(address[0]), self._port)
+            except OSError as error:
+                failed = error
+        raise failed or OSError(f"{self._host} has no address")
 
 
 class Exchange:

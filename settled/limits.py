@@ -25,6 +25,7 @@ LINGER_S: Final = 1.0  # after an answer, for the rest of a body that is not wan
 LINGER_BYTES_MAX: Final = 1024 * 1024
 HOOK_TIMEOUT_S: Final = 60
 FIND_TIMEOUT_S: Final = 60
+HALF_CLOSED_S: Final = 5  # for the answer to a client that sends no more, or has gone
 SHUTDOWN_GRACE_S: Final = 10
 SHUTDOWN_REST_S: Final = 0.8  # after the grace, for all to close; then the process ends hard
 LOOP_BLOCKED_S: Final = 1.0  # an engine that keeps the event loop for longer is told of
@@ -54,6 +55,7 @@ MESSAGE_TIMEOUT_S: Final = 32  # the packet that carries a message expires after
 CONNECTOR_REPLY_BYTES_MAX: Final = 64 * 1024
 DELIVERIES_MAX: Final = 128  # each on a connection of its own
 MESSAGES_MAX: Final = 128
+LOOK_UPS_MAX: Final = 4  # of the connector's name at once: each may hang for long in a thread
 DELIVERIES_PER_ACCOUNT_MAX: Final = 8
 
 # What is done at once.

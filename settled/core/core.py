@@ -12,11 +12,13 @@ from settled.core.room import Room
 from settled.core.scheduler import Scheduler
 from settled.errors import StoreBroken, StoreBusy
 from settled.store.protocol import Store
-from settled.store.records import Work
+from settled.store.records import Difference, Work
+from settled.text import describe_error
 
 log = structlog.get_logger()
 
 _PAGE_ROWS = 1000
+_LOOK_AGAIN_S = 600
 
 
 class Core:
@@ -64,7 +66,9 @@ class Core:
 
     async def _look_over(self) -> None:
         """Look for damage that the start has not found; what is damaged ends the daemon."""
-        for wrong in await self._store.look_over():
+        while (found := await self._looked_over()) is None:  # noqa: ASYNC110 - a disk tells nobody
+            await trio.sleep(_LOOK_AGAIN_S)
+        for wrong in found:
             log.error(
                 "books_differ",
                 subject=wrong.subject,
@@ -73,6 +77,16 @@ class Core:
                 found=wrong.found,
                 advice='run `settled audit`, and see docs/operators.md, "Damage"',
             )
+
+    async def _looked_over(self) -> list[Difference] | None:
+        try:
+            return await self._store.look_over()
+        except StoreBroken:
+            raise
+        except Exception as error:
+            # That it cannot be looked at now says nothing of the books.
+            log.warning("not_looked_over", reason=describe_error(error), again_in_s=_LOOK_AGAIN_S)
+            return None
 
     async def _take_up(self, work: Work) -> None:
         after, count = 0, 0

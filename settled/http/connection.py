@@ -61,6 +61,8 @@ class Connection:
         self._tasks = TaskGroup()
         self._sending = trio.Lock()
         self._idle = TrioSingleTask()
+        self._under_way = 0  # requests
+        self._answered = trio.Event()
         self._ended = False
         self._protocol: Protocol
 
@@ -115,8 +117,17 @@ class Connection:
             first = False
             await self._protocol.handle(RawData(bytes(data)))
             if not data:
+                await self._answer()
                 break
         await self._protocol.handle(Closed())
+
+    async def _answer(self) -> None:
+        """Give a client that sends no more the answers that it may still wait for."""
+        if self._protocol.may_close_half:
+            with trio.move_on_after(limits.HALF_CLOSED_S):
+                while self._under_way:
+                    self._answered = trio.Event()
+                    await self._answered.wait()
 
     async def _send(self, event: Event) -> None:
         """Do what the protocol wants to happen on the connection."""
@@ -164,9 +175,12 @@ class Connection:
     ) -> None:
         """Call the app, and tell the slot how the request stands."""
         counted = _Counted(self._slot, receive, send)
+        self._under_way += 1
         try:
             await self._app(scope, counted.receive, counted.send, sync_spawn, call_soon)
         finally:
+            self._under_way -= 1
+            self._answered.set()
             counted.over()
 
 

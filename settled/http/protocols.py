@@ -35,6 +35,11 @@ class Protocol:
         else:
             self._protocol = _H11(*self._arguments)
 
+    @property
+    def may_close_half(self) -> bool:
+        """Whether a client that sends no more may still wait for its answer."""
+        return isinstance(self._protocol, H11Protocol)
+
     async def initiate(self) -> None:
         """Begin."""
         await self._protocol.initiate()

@@ -11,7 +11,7 @@ from typing import Final
 from sqlite_utils import Database
 
 from settled import limits
-from settled.errors import ConfigError, SettledError, StoreFull
+from settled.errors import ConfigError, SettledError, StoreBusy, StoreFull
 from settled.store import lock, looking
 from settled.store.records import Space
 from settled.store.sql.schema import APPLICATION_ID, MIGRATIONS
@@ -280,6 +280,8 @@ def _unchanged(path: Path, error: Exception) -> SettledError:
     what = (
         f"{path} could not be backed up and brought up to date ({one_line(error)}); it is as it was"
     )
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+        return StoreBusy(f"{path} is locked by another program: try again")
     if _is_full(error):
         return StoreFull(f"{what}: free as much room beside it as it takes, twice, and start again")
     return ConfigError(f"{what}: mend the cause and start again, or run the former version")
@@ -287,6 +289,8 @@ def _unchanged(path: Path, error: Exception) -> SettledError:
 
 def unusable(path: Path, error: Exception) -> SettledError:
     """Return what an operator is told of a file that SQLite cannot open or read."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+        return StoreBusy(f"{path} is locked by another program: try again")
     if _is_full(error):
         return StoreFull(f"{path}: its disk is full: free some room and start again")
     return ConfigError(

@@ -12,6 +12,7 @@ import trio
 
 from settled import Services, serve
 from settled.amounts import Quantity
+from settled.errors import StoreBusy
 from settled.store.sqlite import open_sqlite
 from tests.harness import conserved
 
@@ -85,3 +86,22 @@ async def test_upkeep_by_another_program_does_no_harm(path: Path, change: str) -
             await store.queue_settlement("alice", Quantity("1", 0), f"b{n}")
         await conserved(store)
         assert (await store.account("alice")).requested == 40
+
+
+async def test_a_start_beside_a_program_that_keeps_the_lock_says_busy(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not damaged: a supervisor tries again, and nobody restores a backup for that."""
+    monkeypatch.setattr("settled.limits.BUSY_TIMEOUT_S", 0.1)
+    async with open_sqlite(path, exclusive=True, create=True):
+        pass
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        conn.execute("PRAGMA locking_mode = EXCLUSIVE")
+        conn.execute("BEGIN EXCLUSIVE")
+        conn.execute("CREATE TABLE mine (x)")
+        conn.execute("COMMIT")
+        with pytest.raises(StoreBusy, match="another program"):
+            async with open_sqlite(path, exclusive=True):
+                pass
+    async with open_sqlite(path, exclusive=True) as store:
+        assert await store.audit() == []

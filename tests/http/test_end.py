@@ -11,7 +11,22 @@ from tests.http.conftest import Served, fake_app, read_all, serving
 POST = b"POST /accounts HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
 
 
-async def test_a_client_that_hangs_up_is_forgotten() -> None:
+async def test_a_client_that_stops_sending_gets_its_answer() -> None:
+    go_on = trio.Event()
+    async with serving(fake_app(go_on.wait)) as served:
+        async with await served.connect() as stream:
+            await stream.send_all(POST)
+            await stream.send_eof()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            go_on.set()
+            with trio.fail_after(2):
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 2")
+        served.stop.set()
+        await served.ended.wait()
+
+
+async def test_a_client_that_hangs_up_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("settled.limits.HALF_CLOSED_S", 0.1)
     cancelled = trio.Event()
 
     async def wait() -> None:

@@ -5,6 +5,7 @@ import gc
 import os
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -363,3 +364,24 @@ async def test_a_delivery_over_tls_cut_off_at_any_moment_leaves_nothing_behind(
         connector = Connector(url)
         assert await sweep(connector, lambda: connector.deliver(CREDIT)) > 40
         assert isinstance(await connector.deliver(CREDIT), Delivered)
+
+
+async def test_a_name_server_that_hangs_keeps_no_thread_of_anybody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "CONNECTOR_CONNECT_TIMEOUT_S", 0.05)
+    let_go = threading.Event()
+
+    def hang(*_arguments: object, **_options: object) -> list[object]:
+        let_go.wait(10)
+        return []
+
+    monkeypatch.setattr("settled.exchange.socket.getaddrinfo", hang)
+    connector = Connector("http://connector.invalid:7771")
+    try:
+        for _ in range(limits.LOOK_UPS_MAX + 3):
+            assert isinstance(await connector.deliver(CREDIT), NotDelivered)
+        assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+        nothing_left(connector)
+    finally:
+        let_go.set()

@@ -1,9 +1,11 @@
 """What every store must see when its books are right."""
 
 from decimal import Decimal
+from pathlib import Path
 
 from settled.store.protocol import Store
 from settled.store.records import Delivered, NotSent, Parked, Settled, SettlementOutcome, Unknown
+from settled.store.sqlite import open_sqlite
 from tests.store.steps import asked, begun, credited, opened
 
 
@@ -48,3 +50,12 @@ async def test_an_audit_says_how_far_it_is(store: Store) -> None:
     assert calls
     assert all(0 <= done <= total for done, total in calls)
     assert calls[-1][0] == calls[-1][1] > 0
+
+
+async def test_the_audit_of_a_small_file_needs_no_temporary_file(tmp_path: Path) -> None:
+    """A full disk, or a temporary directory that is read-only, must not stand in its way."""
+    async with open_sqlite(tmp_path / "s.db", exclusive=True, create=True) as store:
+        await store.open_account("alice")
+        assert await store.audit() == []
+        stores = await store._read(lambda conn: conn.execute("PRAGMA temp_store").fetchone())
+        assert stores == (2,), "2 is memory"

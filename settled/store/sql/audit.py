@@ -13,6 +13,7 @@ from settled.store.sql.ledger import BUCKETS, COLUMNS, ORIGINS, AccountRow
 from settled.text import describe_error
 
 _PROGRESS_ROWS: Final = 10_000
+_SORTED_IN_MEMORY_BYTES_MAX: Final = 64 * 1024 * 1024
 # The balances that the rows of settlements and credits must add up to.
 _OF_ROWS: Final[tuple[Bucket, ...]] = (
     "in_flight",
@@ -27,6 +28,9 @@ Balance = dict[Bucket, Decimal]
 
 def audit(conn: Connection, progress: Callable[[int, int], None]) -> list[Difference]:
     """See ``Store.audit``. All is read from one snapshot."""
+    if _bytes(conn) <= _SORTED_IN_MEMORY_BYTES_MAX:
+        # A full disk, or a temporary directory that is read-only, must not stand in the way.
+        conn.execute("PRAGMA temp_store = MEMORY")
     conn.execute("BEGIN")
     try:
         found = list(_integrity(conn))
@@ -38,7 +42,14 @@ def audit(conn: Connection, progress: Callable[[int, int], None]) -> list[Differ
                 found.append(Difference("database", what, "none", describe_error(error)))
         return found
     finally:
-        conn.execute("ROLLBACK")
+        if conn.in_transaction:  # SQLite itself may have rolled back already
+            conn.execute("ROLLBACK")
+
+
+def _bytes(conn: Connection) -> int:
+    (pages,) = conn.execute("PRAGMA page_count").fetchone()
+    (page_bytes,) = conn.execute("PRAGMA page_size").fetchone()
+    return int(pages) * int(page_bytes)
 
 
 def _integrity(conn: Connection) -> Iterator[Difference]:
