@@ -70,7 +70,8 @@ RETRY_DELAY_MAX_S: Final = 3600.0
 # Connectors forget a credit's key 24 h after its first use; we stop an hour earlier.
 AMBIGUOUS_AGE_MAX_MS: Final = 23 * 3600 * 1000
 
-# Idempotency keys live in ticks of running time, so that no jump of the clock ends one early.
+# Idempotency keys live in ticks of running time, so that no jump of the clock ends one early. A use
+# renews a key only in the second half of its life: 24 h after any use it is still known.
 KEY_TICK_S: Final = 600
 KEY_LIFE_TICKS: Final = 48 * 3600 // KEY_TICK_S
 PURGE_BATCH_ROWS: Final = 1000

@@ -6,6 +6,7 @@ from typing import Any
 
 import trio
 
+from settled import limits
 from settled.amounts import EXACT, Quantity, checked, payable, to_text
 from settled.errors import InvalidAmount, KeyReused, NotFound, NotResolvable
 from settled.store.memory_books import CLOSED, Books, Key, cut, nearer, page, plain
@@ -42,7 +43,8 @@ class MemoryOutgoing(Books):
         if known is not None:
             if known.quantity.value != value:
                 raise KeyReused(account_id, key, to_text(known.quantity.value))
-            self._keys[account_id, key] = replace(known, tick=self._tick)
+            if self._tick - known.tick >= limits.KEY_LIFE_TICKS // 2:
+                self._keys[account_id, key] = replace(known, tick=self._tick)
             return Queued(known.account, known.quantity, replayed=True)
         account = self._open(account_id)
         self._keys[account_id, key] = Key(account.number, quantity, self._tick)

@@ -226,6 +226,20 @@ async def test_each_use_of_a_key_begins_its_life_anew(store: Store) -> None:
     assert not (await store.queue_settlement("alice", quantity("6"), "misused")).replayed
 
 
+@pytest.mark.parametrize("late", [-1, 0, 1])
+async def test_a_key_is_known_for_half_its_life_after_any_use(store: Store, late: int) -> None:
+    """That is 24 h of running time; nothing need be written for an earlier use."""
+    half = limits.KEY_LIFE_TICKS // 2
+    await asked(store, "5", "k")
+    for _ in range(half + late):
+        await store.age_keys()
+    assert (await store.queue_settlement("alice", quantity("5"), "k")).replayed
+    for _ in range(half):
+        await store.age_keys()
+    await store.purge_keys()
+    assert (await store.queue_settlement("alice", quantity("5"), "k")).replayed
+
+
 async def test_the_life_of_a_key_is_that_of_its_account_alone(store: Store) -> None:
     """Two accounts may use the same key: neither its use nor its end touches the other's."""
     await asked(store, "5", "k")
