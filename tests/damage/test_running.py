@@ -9,7 +9,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx2
@@ -20,7 +20,7 @@ from settled.amounts import Quantity
 from settled.errors import ConfigError, StoreBroken
 from settled.store.sqlite import open_sqlite
 from tests.daemon_process import daemon_process, ended
-from tests.damage.books import IDLE_ENGINE, LOG, NAME, run_daemon, start
+from tests.damage.books import IDLE_ENGINE, LOCK, LOG, NAME, run_daemon, start
 from tests.damage.conftest import Good
 from tests.harness import conserved
 
@@ -211,3 +211,74 @@ async def test_the_check_beside_the_work_ends_when_the_daemon_does(
         with trio.fail_after(5), trio.move_on_after(0.2) as scope:
             await store.look_over()
     assert scope.cancelled_caught
+
+
+# One that never gives the event loop back, one that heeds no cancellation, and one under which the
+# copy takes longer than the end may.
+HANGING_ENGINES = {
+    "blocking": "time.sleep(60)",
+    "shielded": "await shielded()",
+    "slow copy": "slow_down(); await shielded()",
+}
+HANGING_ENGINE = """
+import pathlib, time, trio
+from settled.store import file
+
+async def shielded():
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+
+def slow_down():
+    back_up = file.back_up
+    def slowly(*arguments):
+        pathlib.Path("copying").touch()
+        time.sleep(2.5)
+        return back_up(*arguments)
+    file.back_up = slowly
+
+class Hanging:
+    async def settle(self, account_id, amount, settlement_id):
+        pathlib.Path("under_way").touch()
+        {misdeed}
+
+async def connect(services):
+    return Hanging()
+"""
+
+
+async def appeared(path: Path) -> None:
+    with trio.fail_after(10):
+        while not path.exists():  # noqa: ASYNC110
+            await trio.sleep(0.02)
+
+
+@pytest.mark.parametrize("engine", HANGING_ENGINES)
+async def test_a_hard_end_does_not_lose_a_database_that_was_deleted(
+    path: Path, engine: str
+) -> None:
+    directory = path.parent
+    (directory / "hanging.py").write_text(HANGING_ENGINE.format(misdeed=HANGING_ENGINES[engine]))
+    with daemon_process(directory, "--engine", "hanging:connect", "--grace", "0.1") as daemon:
+        async with httpx2.AsyncClient(trust_env=False, base_url=daemon.url) as client:
+            await client.post("/accounts", json={"id": "alice"})
+            with suppress(httpx2.TransportError):  # it may hold up even the answer
+                await client.post(
+                    "/accounts/alice/settlements",
+                    json={"amount": "1", "scale": 0},
+                    headers={"Idempotency-Key": "k"},
+                    timeout=1,
+                )
+        await appeared(directory / "under_way")
+        delete_all(path)
+        if engine == "slow copy":
+            await appeared(directory / "copying")
+        if engine != "shielded":  # that one ends by itself
+            daemon.process.terminate()
+        if engine == "slow copy":
+            await trio.sleep(0.7)
+            daemon.process.terminate()  # a second wish ends it at once, but for the copy
+        await ended(daemon.process, within_s=10)
+    path.with_name(LOCK).unlink()
+    (rescued,) = directory.glob(f"{NAME}.*.rescued")
+    rescued.rename(path)
+    assert await on_record(path) == {"k"}
