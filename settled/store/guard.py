@@ -8,6 +8,7 @@ anybody is told of it, and now and then.
 import os
 import sqlite3
 import threading
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,10 @@ from settled.store.records import Difference
 from settled.store.sql import audit
 
 _Identity = tuple[int, int]
+
+# A network or a disk may fail to tell of a file once, and that passes.
+_LOOKS: Final = 5
+_LOOKS_PAUSE_S: Final = 0.1
 
 HELD: Final[set["Guard"]] = set()
 """Those of this process, for a thread that ends it without closing anything."""
@@ -52,11 +57,11 @@ class Guard:
         # By reading, SQLite makes its log, which stays until the last connection is closed.
         try:
             hold.remember(seq=soundness.last_seq(self._conn), suspect=False)
-        except sqlite3.Error as error:
+            log = file.log_of(path)
+            index = log.with_name(log.name.removesuffix("-wal") + "-shm")
+            self._files: Final = {name: _identity(name) for name in (path.absolute(), log, index)}
+        except (sqlite3.Error, OSError) as error:
             raise file.unusable(path, error) from error
-        log = file.log_of(path)
-        index = log.with_name(log.name.removesuffix("-wal") + "-shm")
-        self._files: Final = {name: _identity(name) for name in (path.absolute(), log, index)}
         HELD.add(self)
 
     def check(self) -> None:
@@ -65,7 +70,13 @@ class Guard:
         What has gone once stays so. Whoever finds it first saves what can be saved.
         """
         if self._gone is None:
-            self._find_gone()
+            try:
+                self._find_gone()
+            except OSError as error:
+                self._gone = (
+                    f"{error.filename} cannot be looked at ({error.strerror}), so nothing more is "
+                    f"acknowledged: check its disk and its permissions, then start again"
+                )
         if self._gone is not None:
             raise StoreBroken(self._gone)
 
@@ -85,14 +96,16 @@ class Guard:
     def _save(self) -> None:
         """If the database goes by its name no more, leave a copy of it there."""
         path = self._path.absolute()
-        with self._lock:
+        # There may be no room, or no directory.
+        with self._lock, suppress(sqlite3.Error, OSError):
             if self._saved or _identity(path) == self._files[path]:
                 return
             self.saving = True
-            with suppress(sqlite3.Error, OSError):  # there may be no room, or no directory
+            try:
                 file.back_up(self._path, self._conn, "rescued")
                 self._saved = True
-            self.saving = False
+            finally:
+                self.saving = False
 
     def look_last(self) -> None:
         """Before the process ends: wait for the copy that is being made, or make it now.
@@ -172,8 +185,21 @@ def _code(error: sqlite3.Error) -> int:
 
 
 def _identity(path: Path) -> _Identity | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
+    """Return which file goes by the name; ``None``: none does.
+
+    Raises:
+        OSError: when that cannot be told, however often it is tried.
+    """
+    for look in range(1, _LOOKS + 1):
+        try:
+            status = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if look == _LOOKS:
+                error.filename = path
+                raise
+            time.sleep(_LOOKS_PAUSE_S)
+        else:
+            break
     return status.st_dev, status.st_ino

@@ -4,6 +4,7 @@ What a client was told is on record is found again, and a daemon whose files hav
 stops. It never acknowledges what the next start will not see.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -88,6 +90,43 @@ async def test_a_clean_stop_tells_too(path: Path, change: Callable[[Path], None]
     with pytest.raises(StoreBroken, match="deleted, renamed or replaced"):
         async with open_sqlite(path, exclusive=True, create=True):
             change(path)
+
+
+@pytest.fixture
+def blind(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The errors that the next looks at the database's log end with."""
+    errors: list[int] = []
+    stat = os.stat
+
+    def look(file: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if str(file).endswith(LOG) and errors:
+            raise OSError(errors[0], os.strerror(errors.pop(0)))
+        return stat(file, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", look)
+    return errors
+
+
+async def test_a_look_that_fails_in_passing_ends_nothing(path: Path, blind: list[int]) -> None:
+    async with open_sqlite(path, exclusive=True, create=True) as store:
+        blind += [errno.ESTALE, errno.EIO]
+        await store.open_account("alice", setup=False)
+        blind += [errno.ENOMEM]
+        assert (await store.account("alice")).id == "alice"
+        assert not blind
+
+
+async def test_files_that_cannot_be_looked_at_are_not_called_deleted(
+    path: Path, blind: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("settled.store.guard._LOOKS_PAUSE_S", 0)
+    with pytest.raises(StoreBroken, match=f"{LOG} cannot be looked at .Input/output error"):
+        async with open_sqlite(path, exclusive=True, create=True) as store:
+            blind += [errno.EIO] * 100
+            with suppress(StoreBroken):
+                await store.open_account("alice", setup=False)
+            blind.clear()
+    assert not list(path.parent.glob("*.rescued"))
 
 
 async def acknowledged(url: str, count: int = 30) -> set[str]:
