@@ -2,7 +2,8 @@
 
 trio cannot end a task that does not heed its cancellation, nor a thread, nor code that never gives
 the event loop back. So a thread of ours counts the seconds, and ends the process when they are
-over. That loses nothing: what is durable needs no farewell, as after ``kill -9``.
+over. That loses nothing: what is durable needs no farewell, as after ``kill -9``. But a database
+that was deleted ends with the process: the copy that is made of it is waited for.
 """
 
 import os
@@ -11,18 +12,22 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Final
 
 import structlog
 
 from settled.core.calls import UNDER_WAY
+from settled.errors import StoreBroken
+from settled.store.guard import HELD
 
 log = structlog.get_logger()
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _SAME_WISH_S: Final = 0.5  # one wish may come twice, to the process and to its group
 _LOG_S: Final = 0.1
+_LOOK_S: Final = 0.5  # it takes microseconds, but on a disk that hangs for ever
 
 _BY_ITSELF: Final = 0
 _NEVER: Final = -1
@@ -96,12 +101,12 @@ class Ending:
             if event != _BY_ITSELF and first == _BY_ITSELF:
                 first, wished_s = event, time.monotonic()
             elif event != _BY_ITSELF and time.monotonic() >= wished_s + _SAME_WISH_S:
-                os._exit(128 + event)
+                _end(128 + event)
         # Whoever reads the log may be stuck as well: it is not waited for.
         saying = threading.Thread(target=self._tell, daemon=True)
         saying.start()
         saying.join(_LOG_S)
-        os._exit(0 if first else 1)
+        _end(0 if first else 1)
 
     def _tell(self) -> None:
         log.error(
@@ -110,3 +115,18 @@ class Ending:
             engine_calls=sorted(f"{call.name} of {call.account_id}" for call in UNDER_WAY),
             advice="something did not let go, likely the engine; the next start goes on",
         )
+
+
+def _end(code: int) -> None:
+    looking = threading.Thread(target=_look_last, daemon=True)
+    looking.start()
+    looking.join(_LOOK_S)
+    while looking.is_alive() and any(guard.saving for guard in tuple(HELD)):
+        looking.join(_LOOK_S)
+    os._exit(code)
+
+
+def _look_last() -> None:
+    for guard in tuple(HELD):
+        with suppress(StoreBroken):
+            guard.look_last()

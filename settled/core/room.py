@@ -49,7 +49,9 @@ class Room:
         """Look once how much is free; return whether to look again."""
         space = await self._store.space()
         if space is None:
-            return self._watching  # it may only be this once that it cannot be told
+            return False
+        if space.free_bytes is None:
+            return True
         self._watching = True
         if space.free_bytes < space.reserve_bytes:
             self._enter("the disk is nearly full", space)

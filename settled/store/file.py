@@ -95,12 +95,11 @@ def free_bytes(path: Path) -> int | None:
 
 
 def space(path: Path, reserve_bytes: int) -> Space | None:
-    """Return how much room there is, with a reserve (0: nobody asks).
+    """Return how much room there is, with a reserve; ``None`` without one: nobody asks.
 
     Call it in a thread that may be left behind: on a network that hangs it can take for ever.
     """
-    free = free_bytes(path) if reserve_bytes else None
-    return None if free is None else Space(free, reserve_bytes)
+    return Space(free_bytes(path), reserve_bytes) if reserve_bytes else None
 
 
 def check(path: Path, *, create: bool) -> None:

@@ -7,6 +7,8 @@ anybody is told of it, and now and then.
 
 import os
 import sqlite3
+import threading
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,13 @@ from settled.store.sql import audit
 
 _Identity = tuple[int, int]
 
+# A network or a disk may fail to tell of a file once, and that passes.
+_LOOKS: Final = 5
+_LOOKS_PAUSE_S: Final = 0.1
+
+HELD: Final[set["Guard"]] = set()
+"""Those of this process, for a thread that ends it without closing anything."""
+
 
 class Guard:
     """The files of a database that this process holds, as they were when it was opened.
@@ -30,45 +39,94 @@ class Guard:
     Args:
         path: the database.
         hold: the lock, which remembers how far the journal has come.
-        conn: a connection to it that stays open as long as this is used.
+
+    Attributes:
+        saving: a copy is being made of a database that was deleted; nothing must end that.
     """
 
-    def __init__(self, path: Path, hold: Hold, conn: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, hold: Hold) -> None:
         self._path = path
         self._hold = hold
+        self.saving = False
+        self._gone: str | None = None
+        self._saved = False
+        self._lock = threading.Lock()
+        # For the copy: once the file has gone, it cannot be opened any more.
+        self._conn = file.connect(path, read_only=True)
         self._checked_whole = soundness.is_small(path) or hold.record.suspect
         # By reading, SQLite makes its log, which stays until the last connection is closed.
         try:
-            hold.remember(seq=soundness.last_seq(conn), suspect=False)
-        except sqlite3.Error as error:
+            hold.remember(seq=soundness.last_seq(self._conn), suspect=False)
+            log = file.log_of(path)
+            index = log.with_name(log.name.removesuffix("-wal") + "-shm")
+            self._files: Final = {name: _identity(name) for name in (path.absolute(), log, index)}
+        except (sqlite3.Error, OSError) as error:
             raise file.unusable(path, error) from error
-        log = file.log_of(path)
-        index = log.with_name(log.name.removesuffix("-wal") + "-shm")
-        self._files: Final = {name: _identity(name) for name in (path.absolute(), log, index)}
+        HELD.add(self)
 
     def check(self) -> None:
-        """Raise ``StoreBroken`` if any of the files has gone. It takes microseconds."""
+        """Raise ``StoreBroken`` if any of the files has gone. It takes microseconds.
+
+        What has gone once stays so. Whoever finds it first saves what can be saved.
+        """
+        if self._gone is None:
+            try:
+                self._find_gone()
+            except OSError as error:
+                self._gone = (
+                    f"{error.filename} cannot be looked at ({error.strerror}), so nothing more is "
+                    f"acknowledged: check its disk and its permissions, then start again"
+                )
+        if self._gone is not None:
+            raise StoreBroken(self._gone)
+
+    def _find_gone(self) -> None:
         for path, identity in self._files.items():
             if _identity(path) != identity:
-                self._hold.renew(self._path)
-                raise StoreBroken(
+                self._gone = (
                     f"{path} was deleted, renamed or replaced while it was in use: nothing more is "
                     f"acknowledged. Put it back under its name, with the files beside it, or use "
                     f'the newest {self._path}.*.rescued (docs/operators.md, "Damage"), then start '
                     f"again"
                 )
+                self._hold.renew(self._path)
+                self._save()
+                return
 
-    def leave(self, conn: sqlite3.Connection) -> None:
-        """At the end, if the database goes by its name no more, leave a copy of it there.
+    def _save(self) -> None:
+        """If the database goes by its name no more, leave a copy of it there."""
+        path = self._path.absolute()
+        # There may be no room, or no directory.
+        with self._lock, suppress(sqlite3.Error, OSError):
+            if self._saved or _identity(path) == self._files[path]:
+                return
+            self.saving = True
+            try:
+                file.back_up(self._path, self._conn, "rescued")
+                self._saved = True
+            finally:
+                self.saving = False
+
+    def look_last(self) -> None:
+        """Before the process ends: wait for the copy that is being made, or make it now.
 
         Raises:
             StoreBroken: when any of the files has gone.
         """
-        path = self._path.absolute()
-        if _identity(path) != self._files[path]:
-            with suppress(sqlite3.Error, OSError):  # there may be no room, or no directory
-                file.back_up(self._path, conn, "rescued")
+        self._save()
         self.check()
+
+    def leave(self) -> None:
+        """Look a last time, and let go of the files.
+
+        Raises:
+            StoreBroken: when any of them has gone.
+        """
+        try:
+            self.look_last()
+        finally:
+            HELD.discard(self)
+            self._conn.close()
 
     def committed(self, conn: sqlite3.Connection) -> None:
         """See to it that what was committed is where the next start looks, and remember it."""
@@ -127,8 +185,21 @@ def _code(error: sqlite3.Error) -> int:
 
 
 def _identity(path: Path) -> _Identity | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
+    """Return which file goes by the name; ``None``: none does.
+
+    Raises:
+        OSError: when that cannot be told, however often it is tried.
+    """
+    for look in range(1, _LOOKS + 1):
+        try:
+            status = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if look == _LOOKS:
+                error.filename = path
+                raise
+            time.sleep(_LOOKS_PAUSE_S)
+        else:
+            break
     return status.st_dev, status.st_ino

@@ -61,7 +61,7 @@ class Readers:
         """Close the connections; nothing reads any more."""
         try:
             if self._guard is not None:
-                self._guard.leave(self._idle[0])
+                self._guard.leave()
         finally:
             while self._idle:
                 self._idle.pop().close()

@@ -257,9 +257,12 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """How much a store can still grow, and how much of that is kept for what is under way."""
+    """How much a store can still grow, and how much of that is kept for what is under way.
 
-    free_bytes: int
+    ``free_bytes`` is ``None`` while that cannot be told.
+    """
+
+    free_bytes: int | None
     reserve_bytes: int
 
 

@@ -1,6 +1,9 @@
 """When new work is refused and taken again, on virtual time and with a disk by script."""
 
+import errno
+import os
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from settled.config import parse_bytes
 from settled.errors import AccountNotFound, StoreFull
 from settled.store.memory import MemoryStore
 from settled.store.records import Queued, Space
+from settled.store.sqlite import open_sqlite
 from tests.harness import Running, ScriptedEngine, clock_ms, running
 
 RESERVE = 1000
@@ -24,6 +28,7 @@ class SmallStore(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__(now_ms=clock_ms)
+        self.has_disk = True
         self.free_bytes: int | None = RESERVE
         self.full = False
         self.looks = 0
@@ -31,7 +36,7 @@ class SmallStore(MemoryStore):
     async def space(self) -> Space | None:
         await trio.lowlevel.checkpoint()
         self.looks += 1
-        return None if self.free_bytes is None else Space(self.free_bytes, RESERVE)
+        return Space(self.free_bytes, RESERVE) if self.has_disk else None
 
     async def queue_settlement(self, account_id: str, quantity: Quantity, key: str) -> Queued:
         if self.full:
@@ -127,9 +132,39 @@ async def test_a_write_that_finds_no_room_stops_new_work_at_once_for_a_while(
     assert told == ["disk_low", "disk_has_room"]
 
 
-async def test_a_store_without_a_disk_is_left_alone(autojump_clock: MockClock) -> None:
+async def test_a_disk_that_cannot_be_told_of_at_first_is_looked_at_again(
+    autojump_clock: MockClock,
+) -> None:
     store = SmallStore()
     store.free_bytes = None
+    async with running(ScriptedEngine(), store) as daemon:
+        await daemon.operations.open_account("alice")
+        await passing(2 * limits.DISK_POLL_S)
+        store.full = True
+        assert await refused(daemon, "first")
+        store.full = False
+        assert not await refused(daemon, "first"), "nobody knows whether the refusal would end"
+        store.free_bytes = 0
+        await passing(2 * limits.DISK_POLL_S)
+        assert await refused(daemon, "second")
+
+
+async def test_the_disk_of_a_database_that_cannot_be_told_of_is_not_left_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_path: Path) -> os.statvfs_result:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "statvfs", fail)
+    async with open_sqlite(path, exclusive=True, create=True, disk_reserve_bytes=1000) as store:
+        assert await store.space() == Space(None, 1000)
+    async with open_sqlite(path, exclusive=True, disk_reserve_bytes=0) as store:
+        assert await store.space() is None, "nobody asks"
+
+
+async def test_a_store_without_a_disk_is_left_alone(autojump_clock: MockClock) -> None:
+    store = SmallStore()
+    store.has_disk = False
     async with running(ScriptedEngine(), store) as daemon:
         await daemon.operations.open_account("alice")
         await passing(3600)

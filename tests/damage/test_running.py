@@ -4,13 +4,15 @@ What a client was told is on record is found again, and a daemon whose files hav
 stops. It never acknowledges what the next start will not see.
 """
 
+import errno
 import json
 import os
 import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -20,7 +22,7 @@ from settled.amounts import Quantity
 from settled.errors import ConfigError, StoreBroken
 from settled.store.sqlite import open_sqlite
 from tests.daemon_process import daemon_process, ended
-from tests.damage.books import IDLE_ENGINE, LOG, NAME, run_daemon, start
+from tests.damage.books import IDLE_ENGINE, LOCK, LOG, NAME, run_daemon, start
 from tests.damage.conftest import Good
 from tests.harness import conserved
 
@@ -88,6 +90,43 @@ async def test_a_clean_stop_tells_too(path: Path, change: Callable[[Path], None]
     with pytest.raises(StoreBroken, match="deleted, renamed or replaced"):
         async with open_sqlite(path, exclusive=True, create=True):
             change(path)
+
+
+@pytest.fixture
+def blind(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The errors that the next looks at the database's log end with."""
+    errors: list[int] = []
+    stat = os.stat
+
+    def look(file: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if str(file).endswith(LOG) and errors:
+            raise OSError(errors[0], os.strerror(errors.pop(0)))
+        return stat(file, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", look)
+    return errors
+
+
+async def test_a_look_that_fails_in_passing_ends_nothing(path: Path, blind: list[int]) -> None:
+    async with open_sqlite(path, exclusive=True, create=True) as store:
+        blind += [errno.ESTALE, errno.EIO]
+        await store.open_account("alice", setup=False)
+        blind += [errno.ENOMEM]
+        assert (await store.account("alice")).id == "alice"
+        assert not blind
+
+
+async def test_files_that_cannot_be_looked_at_are_not_called_deleted(
+    path: Path, blind: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("settled.store.guard._LOOKS_PAUSE_S", 0)
+    with pytest.raises(StoreBroken, match=f"{LOG} cannot be looked at .Input/output error"):
+        async with open_sqlite(path, exclusive=True, create=True) as store:
+            blind += [errno.EIO] * 100
+            with suppress(StoreBroken):
+                await store.open_account("alice", setup=False)
+            blind.clear()
+    assert not list(path.parent.glob("*.rescued"))
 
 
 async def acknowledged(url: str, count: int = 30) -> set[str]:
@@ -211,3 +250,74 @@ async def test_the_check_beside_the_work_ends_when_the_daemon_does(
         with trio.fail_after(5), trio.move_on_after(0.2) as scope:
             await store.look_over()
     assert scope.cancelled_caught
+
+
+# One that never gives the event loop back, one that heeds no cancellation, and one under which the
+# copy takes longer than the end may.
+HANGING_ENGINES = {
+    "blocking": "time.sleep(60)",
+    "shielded": "await shielded()",
+    "slow copy": "slow_down(); await shielded()",
+}
+HANGING_ENGINE = """
+import pathlib, time, trio
+from settled.store import file
+
+async def shielded():
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+
+def slow_down():
+    back_up = file.back_up
+    def slowly(*arguments):
+        pathlib.Path("copying").touch()
+        time.sleep(2.5)
+        return back_up(*arguments)
+    file.back_up = slowly
+
+class Hanging:
+    async def settle(self, account_id, amount, settlement_id):
+        pathlib.Path("under_way").touch()
+        {misdeed}
+
+async def connect(services):
+    return Hanging()
+"""
+
+
+async def appeared(path: Path) -> None:
+    with trio.fail_after(10):
+        while not path.exists():  # noqa: ASYNC110
+            await trio.sleep(0.02)
+
+
+@pytest.mark.parametrize("engine", HANGING_ENGINES)
+async def test_a_hard_end_does_not_lose_a_database_that_was_deleted(
+    path: Path, engine: str
+) -> None:
+    directory = path.parent
+    (directory / "hanging.py").write_text(HANGING_ENGINE.format(misdeed=HANGING_ENGINES[engine]))
+    with daemon_process(directory, "--engine", "hanging:connect", "--grace", "0.1") as daemon:
+        async with httpx2.AsyncClient(trust_env=False, base_url=daemon.url) as client:
+            await client.post("/accounts", json={"id": "alice"})
+            with suppress(httpx2.TransportError):  # it may hold up even the answer
+                await client.post(
+                    "/accounts/alice/settlements",
+                    json={"amount": "1", "scale": 0},
+                    headers={"Idempotency-Key": "k"},
+                    timeout=1,
+                )
+        await appeared(directory / "under_way")
+        delete_all(path)
+        if engine == "slow copy":
+            await appeared(directory / "copying")
+        if engine != "shielded":  # that one ends by itself
+            daemon.process.terminate()
+        if engine == "slow copy":
+            await trio.sleep(0.7)
+            daemon.process.terminate()  # a second wish ends it at once, but for the copy
+        await ended(daemon.process, within_s=10)
+    path.with_name(LOCK).unlink()
+    (rescued,) = directory.glob(f"{NAME}.*.rescued")
+    rescued.rename(path)
+    assert await on_record(path) == {"k"}
