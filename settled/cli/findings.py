@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import httpx2
 from sqlite_utils import Database
@@ -21,15 +21,15 @@ from settled.config import Config, Settings, conceal_credentials
 from settled.engine.loading import load
 from settled.errors import ConfigError, SettledError
 from settled.http.listening import tls_context
-from settled.store import file, lock
+from settled.store import faults, file, lock, looking
 from settled.store.backup import refuse_foreign_log
-from settled.store.looking import look
 from settled.store.sql.audit import audit
 from settled.store.sql.restored import held
 from settled.store.sql.schema import APPLICATION_ID, MIGRATIONS
 from settled.text import describe_error, one_line
 
-# What the daemon keeps free for what is under way.
+T = TypeVar("T")
+
 _EXPIRES_SOON_S: Final = 14 * 24 * 3600
 _MIB: Final = 1024 * 1024
 
@@ -129,10 +129,10 @@ def database(settings: Settings) -> Finding:
     if not db.exists() or db.is_dir() or not db.stat().st_size:
         file.check(db, create=True)
         return Finding("WARN", "database", f"none at {one_line(db)} yet: `settled run` makes it")
-    if not os.access(db, os.W_OK) or not os.access(db.absolute().parent, os.W_OK):
-        return Finding("FAIL", "database", f"{one_line(db)} or its directory is not writable")
+    if (why := faults.not_allowed(db)) is not None:
+        return Finding("FAIL", "database", one_line(why))
     refuse_foreign_log(db)
-    application, tables, names = look(db, _schema)
+    application, tables, names = _look(db, _schema)
     if tables and application != APPLICATION_ID:
         raise ConfigError(f"{one_line(db)} is not a settled database: give another --db")
     known = {migration.name for migration in MIGRATIONS.pending(Database(memory=True))}
@@ -149,6 +149,13 @@ def database(settings: Settings) -> Finding:
     return Finding("OK", "database", size)
 
 
+def _look(db: Path, read: Callable[[sqlite3.Connection], T]) -> T:
+    try:
+        return looking.look(db, read)
+    except faults.UNREADABLE as error:
+        raise faults.unusable(db, error) from error
+
+
 def _schema(conn: sqlite3.Connection) -> tuple[int, int, set[str]]:
     (application,) = conn.execute("PRAGMA application_id").fetchone()
     (tables,) = conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -158,7 +165,7 @@ def _schema(conn: sqlite3.Connection) -> tuple[int, int, set[str]]:
 
 def books(settings: Settings, progress: Callable[[int, int], None]) -> Finding:
     """Is the file sound, and do all balances agree with the journal?"""
-    found = look(settings.db, lambda conn: audit(conn, progress))
+    found = _look(settings.db, lambda conn: audit(conn, progress))
     if found:
         return Finding(
             "FAIL",
@@ -171,7 +178,7 @@ def books(settings: Settings, progress: Callable[[int, int], None]) -> Finding:
 
 def restored(settings: Settings) -> Finding:
     """Is it a restored backup that waits for the operator?"""
-    holding = look(settings.db, held)
+    holding = _look(settings.db, held)
     if holding is None:
         return Finding("OK", "restored", "no: nothing is held")
     return Finding(
