@@ -70,14 +70,18 @@ def db_option(command: Callable[..., T]) -> Callable[..., T]:
 
 
 def _tell_disk_low(db: Path, reserve_bytes: int) -> None:
-    """Say why a daemon on this database refuses new work, if its disk is the reason."""
+    """Say when a daemon with this reserve refuses new work on the database's disk.
+
+    A running one may have been given another reserve, which is on record nowhere.
+    """
     from settled.store.file import free_bytes
 
     free = free_bytes(db)
     if free is not None and free < reserve_bytes:
         click.echo(
-            f"Beside {db} only {free / 2**20:.1f} MiB are free, of the {reserve_bytes / 2**20:.1f} "
-            f"MiB to keep: a daemon refuses new settlements and accounts until there is more.",
+            f"Beside {db} only {free / 2**20:.1f} MiB are free: a daemon with a reserve of "
+            f"{reserve_bytes / 2**20:.1f} MiB, as set here, refuses new settlements and accounts "
+            f"until there is more.",
             err=True,
         )
 
