@@ -20,7 +20,7 @@ from settled.cli.records import iso
 from settled.config import Config, Settings, conceal_credentials
 from settled.engine.loading import load
 from settled.errors import ConfigError, SettledError
-from settled.http.listening import tls_context
+from settled.http.listening import bind, tls_context
 from settled.store import faults, file, lock, looking
 from settled.store.backup import refuse_foreign_log
 from settled.store.sql.audit import audit
@@ -31,6 +31,8 @@ from settled.text import describe_error, one_line
 T = TypeVar("T")
 
 _EXPIRES_SOON_S: Final = 14 * 24 * 3600
+_ASKED: Final = "/accounts/settled-check/settlements"
+_OF_SETTLEMENTS: Final = (400, 404, 405)
 _MIB: Final = 1024 * 1024
 
 Status = Literal["OK", "WARN", "FAIL"]
@@ -77,7 +79,9 @@ def engine(config: Config) -> Finding:
 
 
 def listen(settings: Settings) -> Finding:
-    """Can strangers reach the API?"""
+    """Is the port free for a daemon, unless one has it already, and can strangers reach it?"""
+    if _holder(settings.db) is None:
+        bind(settings.listen).close()
     host = settings.listen.rpartition(":")[0].strip("[]")
     if host in ("localhost", "::1") or host.startswith("127."):
         return Finding("OK", "listen", f"{settings.listen}, this machine only")
@@ -191,19 +195,37 @@ def restored(settings: Settings) -> Finding:
 
 def daemon(settings: Settings) -> Finding:
     """Who holds the database?"""
-    pid = lock.holder_pid(settings.db)
-    return Finding("OK", "daemon", "none runs" if pid is None else f"runs, pid {pid}")
+    holder = _holder(settings.db)
+    if isinstance(holder, str):
+        return Finding("WARN", "daemon", f"unknown whether one runs: {one_line(holder)}")
+    return Finding("OK", "daemon", "none runs" if holder is None else f"runs, pid {holder}")
+
+
+def _holder(db: Path) -> int | str | None:
+    """Return the pid of who holds the database, ``None`` if nobody, or why that cannot be told."""
+    path = lock.lock_path(db)
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror}); run this as the daemon's user"
+    return lock.holder_pid(db)
 
 
 def connector(settings: Settings) -> Finding:
-    """Does the connector answer? Whatever it says to a GET is an answer."""
+    """Does the connector answer, and like one that takes settlements?
+
+    The address that it takes them at is asked, in a way that changes nothing there. A connector
+    knows it: it says that this is no way to ask, or that there is no such account.
+    """
     url = conceal_credentials(settings.connector_url)
     try:
         with (
             httpx2.Client(
                 timeout=limits.CONNECTOR_CONNECT_TIMEOUT_S, trust_env=False, follow_redirects=False
             ) as client,
-            client.stream("GET", settings.connector_url) as response,
+            client.stream("GET", f"{settings.connector_url}{_ASKED}") as response,
         ):
             status = response.status_code
     except httpx2.HTTPError as error:
@@ -211,6 +233,13 @@ def connector(settings: Settings) -> Finding:
             "FAIL",
             "connector",
             f"no answer from {url}: {describe_error(error)}; start it, or correct connector_url",
+        )
+    if status not in _OF_SETTLEMENTS:
+        return Finding(
+            "WARN",
+            "connector",
+            f"{url} answers, but to GET {_ASKED} with status {status}, not like a connector that "
+            f"takes settlements: see whether connector_url is right",
         )
     return Finding("OK", "connector", f"{url} answers (status {status})")
 
