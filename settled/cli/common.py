@@ -15,6 +15,7 @@ import click
 from settled import amounts, limits
 from settled.cli.group import DEBUG
 from settled.config import CONFIG_ENV, SETTINGS, Config, resolve, resolve_db, resolve_disk_reserve
+from settled.errors import ConfigError
 from settled.text import printable
 
 if TYPE_CHECKING:
@@ -59,9 +60,11 @@ def db_option(command: Callable[..., T]) -> Callable[..., T]:
     @functools.wraps(command)
     def resolved(*args: Any, db: str | None, config: str | None, **kwargs: Any) -> T:
         path = resolve_db(db, os.environ, config)
-        reserve_bytes = resolve_disk_reserve(os.environ, config)
         result = command(*args, db=path, **kwargs)
-        _tell_disk_low(path, reserve_bytes)
+        try:
+            _tell_disk_low(path, resolve_disk_reserve(os.environ, config))
+        except ConfigError as error:  # what it is wrong for is `settled run`
+            click.echo(f"settled: warning: {error}", err=True)
         return result
 
     info = next(info for info in SETTINGS if info.name == "db")
