@@ -185,11 +185,13 @@ def restored(settings: Settings) -> Finding:
     holding = _look(settings.db, held)
     if holding is None:
         return Finding("OK", "restored", "no: nothing is held")
+    count = len(holding.accounts)
+    waiting = "1 account waits" if count == 1 else f"{count} accounts wait"
     return Finding(
         "WARN",
         "restored",
-        f"a backup of {iso(holding.taken_ms)}; nothing that is queued is paid, which "
-        f"{len(holding.accounts)} accounts wait for: see `settled release`",
+        f"a backup of {iso(holding.taken_ms)}; nothing that is queued is paid, which {waiting} "
+        f"for: see `settled release`",
     )
 
 
