@@ -34,9 +34,7 @@ CONFIG_ENV: Final = "SETTLED_CONFIG"
 DEFAULT_FILE: Final = Path("settled.toml")
 
 _LISTEN: Final = re.compile(r"(\[[^\[\]\s]+\]|[^:\[\]\s]+):([0-9]{1,5})", re.ASCII)
-_BYTES: Final = re.compile(
-    r"([0-9]{1,15})|([0-9]{1,15}(?:\.[0-9]{1,9})?)([KMG])", re.ASCII | re.IGNORECASE
-)
+_BYTES: Final = re.compile(r"(?ai)(\d{1,15}(?:\.\d{1,9}(?=[KMG]))?)([KMG]?)")
 _UNSAFE_IN_URL: Final = re.compile(r"[^\x21-\x7e]|[\\?#]")
 
 
@@ -243,12 +241,8 @@ def parse_bytes(text: str) -> int:
     """
     match = _BYTES.fullmatch(text)
     if match is None:
-        raise ValueError(
-            f"expected bytes, or a number with K, M or G, like 64M or 1.5G; got {text[:60]}"
-        )
-    if match[1] is not None:
-        return int(match[1])
-    return int(Decimal(match[2]) * 1024 ** ("KMG".index(match[3].upper()) + 1))
+        raise ValueError(f"expected bytes, or a number with K, M or G, like 64M; got {text[:60]}")
+    return int(Decimal(match[1]) * 1024 ** " KMG".index(match[2].upper() or " "))
 
 
 def _bytes_fault(text: str) -> str | None:
