@@ -11,7 +11,7 @@ FUZZ := $(VENV)/.ready-fuzz
 .PHONY: help demo test neighbours damage run check simulate mutate format docs clean fuzz hostile crashes
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 $(READY): setup.cfg pyproject.toml settled/version.py
 	$(PYTHON) -m venv $(VENV)

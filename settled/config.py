@@ -34,7 +34,7 @@ CONFIG_ENV: Final = "SETTLED_CONFIG"
 DEFAULT_FILE: Final = Path("settled.toml")
 
 _LISTEN: Final = re.compile(r"(\[[^\[\]\s]+\]|[^:\[\]\s]+):([0-9]{1,5})", re.ASCII)
-_BYTES: Final = re.compile(r"([0-9]{1,15})([KMG]?)", re.ASCII)
+_BYTES: Final = re.compile(r"(?ai)(\d{1,15}(?:\.\d{1,9}(?=[KMG]))?)([KMG]?)")
 _UNSAFE_IN_URL: Final = re.compile(r"[^\x21-\x7e]|[\\?#]")
 
 
@@ -234,7 +234,7 @@ def _url_fault(url: str, value: Value | None) -> str | None:
 
 
 def parse_bytes(text: str) -> int:
-    """Return a size such as ``64M``, in powers of 1024, as a number of bytes.
+    """Return a size such as ``64M`` or ``1.5g``, in powers of 1024, as a number of bytes.
 
     Raises:
         ValueError: when it is no such size.
@@ -242,7 +242,7 @@ def parse_bytes(text: str) -> int:
     match = _BYTES.fullmatch(text)
     if match is None:
         raise ValueError(f"expected bytes, or a number with K, M or G, like 64M; got {text[:60]}")
-    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
+    return int(Decimal(match[1]) * 1024 ** " KMG".index(match[2].upper() or " "))
 
 
 def _bytes_fault(text: str) -> str | None:

@@ -50,7 +50,7 @@ class AccountNotFound(NotFound):
     def __init__(self, account_id: str) -> None:
         super().__init__(
             f"no open account {account_id!r}: see `settled accounts list`, or create it with "
-            f"POST /accounts"
+            f"POST /accounts or `settled accounts add`"
         )
         self.account_id = account_id
 

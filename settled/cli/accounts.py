@@ -1,11 +1,12 @@
 """``settled accounts``: the accounts, their balances, and what each waits for."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from settled import ids
+from settled import ids, limits
 from settled.cli.common import db_option, debug_option, json_option, with_store
 from settled.cli.listing import list_options, print_list
 from settled.cli.records import ACCOUNT_HEADERS, account_json, account_row, echo_record
@@ -14,6 +15,9 @@ from settled.store.records import Account, AccountState
 
 if TYPE_CHECKING:
     from settled.store.protocol import Store
+
+
+_RESOLVE: Final = "settled settlements resolve"
 
 
 @click.group()
@@ -49,7 +53,8 @@ def list_accounts(
 ) -> None:
     """List accounts, newest first.
 
-    An id that was removed and added again has a row for each of its lives.
+    An id that was removed and added again has a row for each of its lives. PARKED is what of the
+    peer's payments is parked; a settlement that is parked is UNKNOWN, and WAITING names it.
 
     \b
     Examples:
@@ -58,19 +63,41 @@ def list_accounts(
       settled accounts list --all --json
     """
 
+    parked: dict[int, str] = {}
+
     async def fetch(store: "Store", before: int | None, limit: int) -> list[Account]:
-        return await store.accounts(account_id=account_id, state=state, before=before, limit=limit)
+        found = await store.accounts(account_id=account_id, state=state, before=before, limit=limit)
+        for account in () if as_json else found:
+            if account.unknown:
+                parked.update(await _parked(store, account))
+        return found
 
     print_list(
         db,
         fetch,
         headers=ACCOUNT_HEADERS,
-        to_row=account_row,
+        to_row=lambda account: account_row(_naming(account, parked.get(account.number))),
         to_json=account_json,
         before=before,
         limit=None if everything else limit,
         as_json=as_json,
     )
+
+
+async def _parked(store: "Store", account: Account) -> dict[int, str]:
+    """Return the id of the account's parked settlement, if it has one, by the account's number."""
+    found = await store.settlements(
+        account_id=account.id, state="parked", limit=limits.PAGE_ROWS_MAX
+    )
+    return {row.account: row.id for row in found if row.account == account.number}
+
+
+def _naming(account: Account, settlement_id: str | None) -> Account:
+    """Return the account with the settlement that is parked in what it waits for."""
+    if settlement_id is None:
+        return account
+    why = (account.waiting or "").replace(_RESOLVE, f"{_RESOLVE} {settlement_id}")
+    return replace(account, waiting=f"parked {settlement_id}: {why}")
 
 
 @accounts.command()

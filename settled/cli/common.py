@@ -15,6 +15,7 @@ import click
 from settled import amounts, limits
 from settled.cli.group import DEBUG
 from settled.config import CONFIG_ENV, SETTINGS, Config, resolve, resolve_db, resolve_disk_reserve
+from settled.errors import ConfigError
 from settled.text import printable
 
 if TYPE_CHECKING:
@@ -59,9 +60,11 @@ def db_option(command: Callable[..., T]) -> Callable[..., T]:
     @functools.wraps(command)
     def resolved(*args: Any, db: str | None, config: str | None, **kwargs: Any) -> T:
         path = resolve_db(db, os.environ, config)
-        reserve_bytes = resolve_disk_reserve(os.environ, config)
         result = command(*args, db=path, **kwargs)
-        _tell_disk_low(path, reserve_bytes)
+        try:
+            _tell_disk_low(path, resolve_disk_reserve(os.environ, config))
+        except ConfigError as error:  # what it is wrong for is `settled run`
+            click.echo(f"settled: warning: {error}", err=True)
         return result
 
     info = next(info for info in SETTINGS if info.name == "db")
@@ -70,14 +73,18 @@ def db_option(command: Callable[..., T]) -> Callable[..., T]:
 
 
 def _tell_disk_low(db: Path, reserve_bytes: int) -> None:
-    """Say why a daemon on this database refuses new work, if its disk is the reason."""
+    """Say when a daemon with this reserve refuses new work on the database's disk.
+
+    A running one may have been given another reserve, which is on record nowhere.
+    """
     from settled.store.file import free_bytes
 
     free = free_bytes(db)
     if free is not None and free < reserve_bytes:
         click.echo(
-            f"Beside {db} only {free / 2**20:.1f} MiB are free, of the {reserve_bytes / 2**20:.1f} "
-            f"MiB to keep: a daemon refuses new settlements and accounts until there is more.",
+            f"Beside {db} only {free / 2**20:.1f} MiB are free: a daemon with a reserve of "
+            f"{reserve_bytes / 2**20:.1f} MiB, as set here, refuses new settlements and accounts "
+            f"until there is more.",
             err=True,
         )
 

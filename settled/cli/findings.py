@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import httpx2
 from sqlite_utils import Database
@@ -20,17 +20,19 @@ from settled.cli.records import iso
 from settled.config import Config, Settings, conceal_credentials
 from settled.engine.loading import load
 from settled.errors import ConfigError, SettledError
-from settled.http.listening import tls_context
-from settled.store import file, lock
+from settled.http.listening import bind, tls_context
+from settled.store import faults, file, lock, looking
 from settled.store.backup import refuse_foreign_log
-from settled.store.looking import look
 from settled.store.sql.audit import audit
 from settled.store.sql.restored import held
 from settled.store.sql.schema import APPLICATION_ID, MIGRATIONS
 from settled.text import describe_error, one_line
 
-# What the daemon keeps free for what is under way.
+T = TypeVar("T")
+
 _EXPIRES_SOON_S: Final = 14 * 24 * 3600
+_ASKED: Final = "/accounts/settled-check/settlements"
+_OF_SETTLEMENTS: Final = (400, 404, 405)
 _MIB: Final = 1024 * 1024
 
 Status = Literal["OK", "WARN", "FAIL"]
@@ -77,7 +79,9 @@ def engine(config: Config) -> Finding:
 
 
 def listen(settings: Settings) -> Finding:
-    """Can strangers reach the API?"""
+    """Is the port free for a daemon, unless one has it already, and can strangers reach it?"""
+    if _holder(settings.db) is None:
+        bind(settings.listen).close()
     host = settings.listen.rpartition(":")[0].strip("[]")
     if host in ("localhost", "::1") or host.startswith("127."):
         return Finding("OK", "listen", f"{settings.listen}, this machine only")
@@ -129,10 +133,10 @@ def database(settings: Settings) -> Finding:
     if not db.exists() or db.is_dir() or not db.stat().st_size:
         file.check(db, create=True)
         return Finding("WARN", "database", f"none at {one_line(db)} yet: `settled run` makes it")
-    if not os.access(db, os.W_OK) or not os.access(db.absolute().parent, os.W_OK):
-        return Finding("FAIL", "database", f"{one_line(db)} or its directory is not writable")
+    if (why := faults.not_allowed(db)) is not None:
+        return Finding("FAIL", "database", one_line(why))
     refuse_foreign_log(db)
-    application, tables, names = look(db, _schema)
+    application, tables, names = _look(db, _schema)
     if tables and application != APPLICATION_ID:
         raise ConfigError(f"{one_line(db)} is not a settled database: give another --db")
     known = {migration.name for migration in MIGRATIONS.pending(Database(memory=True))}
@@ -149,6 +153,13 @@ def database(settings: Settings) -> Finding:
     return Finding("OK", "database", size)
 
 
+def _look(db: Path, read: Callable[[sqlite3.Connection], T]) -> T:
+    try:
+        return looking.look(db, read)
+    except faults.UNREADABLE as error:
+        raise faults.unusable(db, error) from error
+
+
 def _schema(conn: sqlite3.Connection) -> tuple[int, int, set[str]]:
     (application,) = conn.execute("PRAGMA application_id").fetchone()
     (tables,) = conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -158,7 +169,7 @@ def _schema(conn: sqlite3.Connection) -> tuple[int, int, set[str]]:
 
 def books(settings: Settings, progress: Callable[[int, int], None]) -> Finding:
     """Is the file sound, and do all balances agree with the journal?"""
-    found = look(settings.db, lambda conn: audit(conn, progress))
+    found = _look(settings.db, lambda conn: audit(conn, progress))
     if found:
         return Finding(
             "FAIL",
@@ -171,32 +182,52 @@ def books(settings: Settings, progress: Callable[[int, int], None]) -> Finding:
 
 def restored(settings: Settings) -> Finding:
     """Is it a restored backup that waits for the operator?"""
-    holding = look(settings.db, held)
+    holding = _look(settings.db, held)
     if holding is None:
         return Finding("OK", "restored", "no: nothing is held")
+    count = len(holding.accounts)
+    waiting = "1 account waits" if count == 1 else f"{count} accounts wait"
     return Finding(
         "WARN",
         "restored",
-        f"a backup of {iso(holding.taken_ms)}; nothing that is queued is paid, which "
-        f"{len(holding.accounts)} accounts wait for: see `settled release`",
+        f"a backup of {iso(holding.taken_ms)}; nothing that is queued is paid, which {waiting} "
+        f"for: see `settled release`",
     )
 
 
 def daemon(settings: Settings) -> Finding:
     """Who holds the database?"""
-    pid = lock.holder_pid(settings.db)
-    return Finding("OK", "daemon", "none runs" if pid is None else f"runs, pid {pid}")
+    holder = _holder(settings.db)
+    if isinstance(holder, str):
+        return Finding("WARN", "daemon", f"unknown whether one runs: {one_line(holder)}")
+    return Finding("OK", "daemon", "none runs" if holder is None else f"runs, pid {holder}")
+
+
+def _holder(db: Path) -> int | str | None:
+    """Return the pid of who holds the database, ``None`` if nobody, or why that cannot be told."""
+    path = lock.lock_path(db)
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror}); run this as the daemon's user"
+    return lock.holder_pid(db)
 
 
 def connector(settings: Settings) -> Finding:
-    """Does the connector answer? Whatever it says to a GET is an answer."""
+    """Does the connector answer, and like one that takes settlements?
+
+    The address that it takes them at is asked, in a way that changes nothing there. A connector
+    knows it: it says that this is no way to ask, or that there is no such account.
+    """
     url = conceal_credentials(settings.connector_url)
     try:
         with (
             httpx2.Client(
                 timeout=limits.CONNECTOR_CONNECT_TIMEOUT_S, trust_env=False, follow_redirects=False
             ) as client,
-            client.stream("GET", settings.connector_url) as response,
+            client.stream("GET", f"{settings.connector_url}{_ASKED}") as response,
         ):
             status = response.status_code
     except httpx2.HTTPError as error:
@@ -204,6 +235,13 @@ def connector(settings: Settings) -> Finding:
             "FAIL",
             "connector",
             f"no answer from {url}: {describe_error(error)}; start it, or correct connector_url",
+        )
+    if status not in _OF_SETTLEMENTS:
+        return Finding(
+            "WARN",
+            "connector",
+            f"{url} answers, but to GET {_ASKED} with status {status}, not like a connector that "
+            f"takes settlements: see whether connector_url is right",
         )
     return Finding("OK", "connector", f"{url} answers (status {status})")
 

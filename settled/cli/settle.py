@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     from settled.store.protocol import Store
 
 
-@click.command()
+class _Settle(click.Command):
+    """Takes what begins with a minus and a digit for the amount that it is, though a wrong one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name[1:2] not in set("0123456789."):
+                raise
+            raise click.UsageError("AMOUNT must be more than zero", ctx) from None
+
+
+@click.command(cls=_Settle)
 @click.argument("account")
 @click.argument("amount")
 @click.option("--key", help="The idempotency key of this request; a new one if not given.")
@@ -59,17 +71,19 @@ def settle(
       settled settle alice 12.50 --wait --timeout 60
     """
     quantity = Quantity.of(from_text(amount))
-    if key is None:
-        key = ids.mint()
-        # Before it is queued: whoever is cut off here can repeat the request safely.
-        click.echo(f"Key: {key}", err=True)
-    ids.check_key(key)
-    answer: tuple[Queued, Ending | None] = with_store(
-        db,
-        lambda store: _settle(
+    minted = key is None
+    key = ids.mint() if key is None else ids.check_key(key)
+
+    async def act(store: "Store") -> tuple[Queued, Ending | None]:
+        if minted:
+            await store.account(account)  # refuses one that is unknown
+            # Before it is queued: whoever is cut off here can repeat the request safely.
+            click.echo(f"Key: {key}", err=True)
+        return await _settle(
             store, account, quantity, key, wait_on=db if wait else None, timeout_s=timeout
-        ),
-    )
+        )
+
+    answer: tuple[Queued, Ending | None] = with_store(db, act)
     queued, ending = answer
     _report(account, key, queued, ending, as_json=as_json)
     if ending is None and holder_pid(db) is None:

@@ -11,8 +11,8 @@ from typing import Final
 from sqlite_utils import Database
 
 from settled import limits
-from settled.errors import ConfigError, SettledError, StoreBusy, StoreFull
-from settled.store import lock, looking
+from settled.errors import ConfigError, SettledError, StoreFull
+from settled.store import faults, lock, looking
 from settled.store.records import Space
 from settled.store.sql.schema import APPLICATION_ID, MIGRATIONS
 from settled.text import one_line
@@ -21,10 +21,8 @@ with closing(sqlite3.connect(":memory:")) as _empty:
     # Of an empty database, all that the program knows is pending.
     _KNOWN: Final = frozenset(migration.name for migration in MIGRATIONS.pending(Database(_empty)))
 
-# What reading a damaged file may raise: the names in SQLite's own messages come from it.
-UNREADABLE: Final = (sqlite3.Error, UnicodeDecodeError)
-# The second is what SQLite says when there is no room for its index of the log.
-_FULL: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+UNREADABLE: Final = faults.UNREADABLE
+unusable: Final = faults.unusable
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -279,24 +277,8 @@ def _unchanged(path: Path, error: Exception) -> SettledError:
     what = (
         f"{path} could not be backed up and brought up to date ({one_line(error)}); it is as it was"
     )
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
-        return StoreBusy(f"{path} is locked by another program: try again")
-    if _is_full(error):
+    if faults.is_busy(error):
+        return faults.unusable(path, error)
+    if faults.is_full(error):
         return StoreFull(f"{what}: free as much room beside it as it takes, twice, and start again")
     return ConfigError(f"{what}: mend the cause and start again, or run the former version")
-
-
-def unusable(path: Path, error: Exception) -> SettledError:
-    """Return what an operator is told of a file that SQLite cannot open or read."""
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
-        return StoreBusy(f"{path} is locked by another program: try again")
-    if _is_full(error):
-        return StoreFull(f"{path}: its disk is full: free some room and start again")
-    return ConfigError(
-        f"{path} cannot be opened as a database ({one_line(error)}): check its permissions and "
-        f"its disk; if it is damaged, restore a backup"
-    )
-
-
-def _is_full(error: Exception) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) in _FULL

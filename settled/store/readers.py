@@ -9,7 +9,7 @@ import trio
 
 from settled import limits
 from settled.errors import StoreBroken
-from settled.store import file
+from settled.store import faults, file
 from settled.store.guard import Guard
 from settled.store.writer import Writer
 
@@ -53,6 +53,11 @@ class Readers:
             self._writer.stop(error)
             raise
         except sqlite3.Error as error:
+            if faults.is_damage(error):
+                told = faults.unusable(self._path, error)
+                self._writer.stop(StoreBroken(str(told)))
+                if self._guard is None:
+                    raise told from error
             raise self._writer.judge(error) from error
         finally:
             self._idle.append(conn)

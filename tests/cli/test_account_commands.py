@@ -207,3 +207,36 @@ def test_waiting_ends_when_the_account_is_closed(db: Path) -> None:
     cli(db, "accounts", "add", "alice")  # a new life, which owes nothing
     result = cli(db, "settle", "alice", "10", "--key", "k", "--wait", code=1)
     assert "Account alice is closed" in result.stderr
+
+
+# --- what is wrong, and what is parked ---
+
+
+def test_an_amount_below_zero_is_told_as_one(db: Path) -> None:
+    cli(db, "accounts", "add", "alice")
+    assert "AMOUNT must be more than zero" in cli(db, "settle", "alice", "-5", code=2).stderr
+    assert "No such option '--wings'" in cli(db, "settle", "alice", "--wings", code=2).stderr
+
+
+def test_an_unknown_account_gets_no_key(db: Path) -> None:
+    cli(db, "accounts", "add", "alice")
+    said = cli(db, "settle", "nobody", "5", code=3).stderr
+    assert "Key:" not in said
+    assert "`settled accounts add`" in said
+
+
+def test_a_wrong_reserve_does_not_stop_a_look(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli(db, "accounts", "add", "alice")
+    monkeypatch.setenv("SETTLED_DISK_RESERVE", "banana")
+    result = cli(db, "accounts", "list")
+    assert "alice" in result.stdout
+    assert "SETTLED_DISK_RESERVE" in result.stderr
+
+
+def test_a_parked_settlement_is_named_in_the_list_and_json_stays(db: Path) -> None:
+    begun(db, Parked("cannot tell: `settled settlements resolve`"))
+    table = cli(db, "accounts", "list").stdout
+    assert "parked s-1: cannot tell: `settled settlements resolve s-1`" in table
+    (row,) = cli_json(db, "accounts", "list")
+    assert list(row) == ACCOUNT_KEYS
+    assert row["waiting"] == "cannot tell: `settled settlements resolve`"

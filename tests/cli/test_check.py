@@ -1,7 +1,9 @@
 """``settled check``: a line for each thing that must be right, and nothing changed by looking."""
 
+import errno
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -46,7 +48,7 @@ def run(*args: str) -> Result:
 
 
 def with_db(db: Path, *args: str) -> tuple[str, ...]:
-    return ("--db", str(db), "--engine", "loopback", *args)
+    return ("--db", str(db), "--engine", "loopback", "--listen", "127.0.0.1:0", *args)
 
 
 def on_disk(directory: Path) -> dict[str, tuple[bytes, int]]:
@@ -180,7 +182,36 @@ def test_an_engine_whose_code_fails_is_told_of(db: Path, monkeypatch: pytest.Mon
     [("127.0.0.1:1", "OK"), ("[::1]:1", "OK"), ("localhost:1", "OK"), ("0.0.0.0:1", "WARN")],
 )
 def test_to_be_reachable_from_elsewhere_is_a_warning(db: Path, listen: str, status: str) -> None:
-    assert check(*with_db(db, "--listen", listen))["listen"][0] == status
+    with held(db):  # the port is the holder's
+        assert check(*with_db(db, "--listen", listen))["listen"][0] == status
+
+
+def test_a_port_that_another_program_holds_fails_unless_a_daemon_is_there(db: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        options = with_db(db, "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+        status, what = check(*options, code=1)["listen"]
+        assert status == "FAIL"
+        assert "the port is in use" in what
+        with held(db):
+            assert check(*options)["listen"][0] == "OK"
+
+
+def test_who_may_not_read_the_lock_cannot_tell_whether_a_daemon_runs(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def closed(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith(".lock"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    with held(db):
+        monkeypatch.setattr(os, "open", closed)
+        status, what = check(*with_db(db))["daemon"]
+        monkeypatch.undo()
+    assert status == "WARN"
+    assert f"{db}.lock cannot be read" in what
 
 
 def certificate(directory: Path, days: float) -> tuple[str, ...]:
@@ -269,6 +300,27 @@ def test_a_restored_backup_is_a_warning(db: Path) -> None:
     status, what = check(*with_db(db.with_name("copy.db")))["restored"]
     assert status == "WARN"
     assert "`settled release`" in what
+
+
+@pytest.mark.parametrize(
+    ("status", "finding"),
+    [
+        (404, "OK"),
+        (405, "OK"),
+        (400, "OK"),
+        (200, "WARN"),
+        (302, "WARN"),
+        (401, "WARN"),
+        (501, "WARN"),
+    ],
+)
+def test_what_does_not_answer_like_a_connector_is_a_warning(
+    db: Path, status: int, finding: str
+) -> None:
+    with answering(status) as url:
+        found = check(*with_db(db, "--connector-url", url), connector=True)["connector"]
+    assert found[0] == finding
+    assert f"status {status}" in found[1]
 
 
 def test_a_connector_that_is_not_there_fails(db: Path) -> None:

@@ -107,7 +107,8 @@ async def test_new_work_is_refused_before_the_disk_is_full_and_taken_again(disk:
                 assert (await settlement(client, "refused-too")).status_code == 503
                 assert (await store.account("alice")).requested == requested
                 assert len(await store.accounts()) == 1
-            assert "MiB to keep: a daemon refuses new settlements" in listing(disk.root, *reserve)
+            low = listing(disk.root, *reserve)
+            assert "MiB, as set here, refuses new settlements" in low
 
             disk.empty()
             await until_status(client, "taken", 201)

@@ -22,8 +22,8 @@ def place(tmp_path: Path) -> Iterator[Path]:
     ("name", "mode", "reason"),
     [
         (NAME, 0o444, "must be writable"),
-        (NAME, 0o000, "check its permissions"),
-        ("", 0o555, "check its permissions"),
+        (NAME, 0o000, f"may not read and write {{place}}/{NAME}"),
+        ("", 0o555, "may not make files in {place};"),
         ("", 0o000, "check the path and its permissions"),
     ],
     ids=["read-only file", "closed file", "read-only directory", "closed directory"],
@@ -35,7 +35,8 @@ def test_what_may_not_be_written_is_refused(
     (place / name).chmod(mode)
     code, line = run_daemon(place.parent, "--db", str(place / NAME))
     assert code == 78
-    assert reason in line
+    assert reason.format(place=place) in line
+    assert "damage" not in line
     place.chmod(0o755)
     assert data(files(place)) == data(closed.files)
 

@@ -177,7 +177,8 @@ async def test_a_store_without_a_disk_is_left_alone(autojump_clock: MockClock) -
 
 def test_a_size_is_bytes_or_has_a_letter() -> None:
     sizes = {"0": 0, "512": 512, "4K": 4096, "64M": limits.DISK_RESERVE_BYTES, "2G": 2**31}
+    sizes |= {"1k": 1024, "64m": 64 * 2**20, "1.5G": 3 * 2**29}
     assert {text: parse_bytes(text) for text in sizes} == sizes
-    for text in ("", "M", "-1", "1.5M", "64m", "64MB", "1 M", "٣", "1T"):
+    for text in ("", "M", "-1", "1.5", "1.M", ".5M", "64MB", "1 M", "٣", "1T"):
         with pytest.raises(ValueError, match="like 64M"):
             parse_bytes(text)

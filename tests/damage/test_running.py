@@ -205,7 +205,9 @@ async def test_damage_that_is_met_while_running_stops_the_daemon(path: Path, clo
                     await client.post("/accounts", json={"id": f"account-{n}"})
         assert await ended(daemon.process, within_s=5) == 1
     last = (path.parent / "log").read_text().splitlines()[-1]
-    assert last.startswith("settled: error: the database failed ("), last
+    assert last.startswith(
+        ("settled: error: the database failed (", f"settled: error: {NAME} is damaged (")
+    ), last
     code, reason = run_daemon(path.parent)
     assert code == 78
     assert "restore a backup" in reason

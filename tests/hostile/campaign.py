@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import click
 import trio
 from tabulate import tabulate
 
@@ -80,9 +81,12 @@ async def measure(name: str | None, daemon: DaemonProcess, seconds: float) -> li
     ]
 
 
-def main() -> int:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 10
-    names: list[str | None] = [None, *(sys.argv[2:] or ATTACKS)]
+@click.command()
+@click.argument("seconds", type=click.FloatRange(min=0, min_open=True), default=10)
+@click.argument("attacks", nargs=-1, type=click.Choice(list(ATTACKS)), metavar="[ATTACK]...")
+def main(seconds: float, attacks: tuple[str, ...]) -> None:
+    """Measure what each ATTACK costs a healthy client, in SECONDS each; without any, all."""
+    names: list[str | None] = [None, *(attacks or ATTACKS)]
     rows = []
     for name in names:
         with (
@@ -92,8 +96,8 @@ def main() -> int:
             rows.append(trio.run(measure, name, daemon, seconds))
         sys.stderr.write(f"{name or 'peace'} {rows[-1][1:]}\n")
     sys.stdout.write(tabulate(rows, HEAD, floatfmt=".1f") + "\n")
-    return 1 if any(row[-1] for row in rows) else 0
+    sys.exit(1 if any(row[-1] for row in rows) else 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+import click
 import httpx2
 
 from tests.daemon_process import daemon_process
@@ -69,11 +70,14 @@ def fuzz(
         )
 
 
-def main() -> int:
+@click.command()
+@click.argument("examples", type=click.IntRange(min=1), default=1000)
+def main(examples: int) -> None:
+    """Make EXAMPLES requests for each operation of a live daemon, and judge the answers."""
     with tempfile.TemporaryDirectory() as directory:
-        done = fuzz(int(sys.argv[1]) if len(sys.argv) > 1 else 1000, Path(directory))
-    return done.returncode
+        done = fuzz(examples, Path(directory))
+    sys.exit(done.returncode)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -42,10 +42,14 @@ class Totals:
 
 
 @click.command()
-@click.option("--seeds", default=100, show_default=True, help="How many runs.")
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=100, show_default=True, help="How many runs."
+)
 @click.option("--first", default=1, show_default=True, help="The first seed.")
 @click.option("--seed", type=int, help="Run this seed alone.")
-@click.option("--jobs", default=2, show_default=True, help="How many processes.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="How many processes."
+)
 @click.option("--trace", is_flag=True, help="Show all that happens in each run.")
 def main(seeds: int, first: int, seed: int | None, jobs: int, trace: bool) -> None:
     """Simulate daemons, connectors, peers and a ledger under every fault, a run per seed."""

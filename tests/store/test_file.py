@@ -64,7 +64,7 @@ async def test_a_file_of_another_program_is_refused(path: Path) -> None:
 async def test_a_file_that_is_no_database_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     message = await refused(path)
-    assert "cannot be opened as a database" in message or "not a settled database" in message
+    assert "is damaged (" in message or "not a settled database" in message
 
 
 async def test_a_missing_file_beside_its_log_is_not_replaced(path: Path) -> None:
