@@ -72,6 +72,20 @@ class Hold:
             with suppress(OSError):
                 os.pwrite(self._descriptor, record.encoded(), 0)
 
+    def start_over(self, path: Path, seq: int) -> None:
+        """Remember ``seq``, durably, of another database that was put in the place of the former.
+
+        Raises:
+            StoreFull: when it cannot be written.
+        """
+        record = replace(self.record, seq=seq)
+        try:
+            os.pwrite(self._descriptor, record.encoded(), 0)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise _unwritable(lock_path(path), error) from error
+        self.record = record
+
     def renew(self, path: Path) -> None:
         """Write the record anew if its file has gone, so that no start takes the database for new.
 
@@ -112,13 +126,16 @@ def held(path: Path) -> Iterator[Hold]:
             try:
                 hold = Hold(lock_file, _record_in(lock_file))
             except OSError as error:
-                raise StoreFull(
-                    f"cannot write {beside}: {error.strerror}; make some room on its disk, and "
-                    f"start again"
-                ) from error
+                raise _unwritable(beside, error) from error
             yield hold
         finally:
             os.close(database)
+
+
+def _unwritable(beside: Path, error: OSError) -> StoreFull:
+    return StoreFull(
+        f"cannot write {beside}: {error.strerror}; make some room on its disk, and start again"
+    )
 
 
 @contextmanager

@@ -17,10 +17,11 @@ from settled.store.records import Held
 from settled.store.sql.ledger import AccountRow, Tx, find_open
 from settled.store.sql.steady import steady_ms
 
-# In ``counters``: when the backup was made, by the wall clock and by the steady clock, and a row
-# for each account that was released since.
+# In ``counters``: when the backup was made, by the wall clock and by the steady clock, that no
+# daemon has run on it yet, and a row for each account that was released since.
 _TAKEN: Final = "backup_ms"
 _TAKEN_STEADY: Final = "backup_steady_ms"
+_UNUSED: Final = "backup_unused"
 _RELEASED: Final = "released "
 
 _UNCLEAR: Final = "it may have been delivered since the backup that was restored"
@@ -35,8 +36,8 @@ def mark(tx: Tx) -> None:
     """
     tx.conn.execute("DELETE FROM counters WHERE name GLOB ?", (f"{_RELEASED}*",))
     tx.conn.execute(
-        "INSERT OR IGNORE INTO counters (name, value) VALUES (?, ?), (?, ?)",
-        (_TAKEN, tx.now_ms, _TAKEN_STEADY, steady_ms(tx)),
+        "INSERT OR IGNORE INTO counters (name, value) VALUES (?, ?), (?, ?), (?, 1)",
+        (_TAKEN, tx.now_ms, _TAKEN_STEADY, steady_ms(tx), _UNUSED),
     )
     tx.conn.execute(
         "UPDATE credits SET reason = ifnull(reason, ?), ambiguous_ms = ?, ambiguous_steady_ms = ? "
@@ -59,6 +60,19 @@ def unclear_since(conn: Connection) -> tuple[str | None, int | None, int | None]
 def is_marked(conn: Connection) -> bool:
     """Return whether it is a backup, or was restored from one and not yet released."""
     return _counter(conn, _TAKEN) is not None
+
+
+def is_unused(conn: Connection) -> bool:
+    """Return whether it is a backup that no daemon has run on; released or not."""
+    return _counter(conn, _UNUSED) is not None
+
+
+def use(conn: Connection, *, undo: bool = False) -> None:
+    """Note that a daemon runs on it from now on, or take that back."""
+    if undo:
+        conn.execute("INSERT INTO counters VALUES (?, 1)", (_UNUSED,))
+    else:
+        conn.execute("DELETE FROM counters WHERE name = ?", (_UNUSED,))
 
 
 def _counter(conn: Connection, name: str) -> int | None:
