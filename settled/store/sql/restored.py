@@ -171,6 +171,8 @@ def release_all(tx: Tx, nothing_paid: bool) -> Held:
             f"--nothing-paid, or say of all of them that nothing was paid, "
             f"`settled release --all --nothing-paid`"
         )
+    if not nothing_paid:
+        _check_no_doubt(tx.conn)
     for account_id, _ in free.accounts:
         tx.conn.execute(
             "UPDATE accounts SET retry_ms = 0, waiting = NULL WHERE id = ? AND closed_ms IS NULL",
@@ -184,3 +186,19 @@ def release_all(tx: Tx, nothing_paid: bool) -> Held:
         (_TAKEN, _TAKEN_STEADY, f"{_RELEASED}*"),
     )
     return free
+
+
+def _check_no_doubt(conn: Connection) -> None:
+    """Refuse while a payment is in doubt: what it leaves over may have been paid since, too."""
+    doubtful = conn.execute(
+        "SELECT id FROM accounts WHERE closed_ms IS NULL "
+        "AND (in_flight <> '0' OR unknown <> '0') "
+        "AND NOT EXISTS (SELECT 1 FROM counters WHERE name = ? || accounts.number) ORDER BY id",
+        (_RELEASED,),
+    ).fetchone()
+    if doubtful is not None:
+        raise NotResolvable(
+            f"account {doubtful[0]}: a payment is still in doubt, and what it leaves over is not "
+            f"to be paid before you have seen it: wait for the outcome, or give it with "
+            f"`settled settlements resolve`"
+        )
