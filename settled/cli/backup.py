@@ -12,7 +12,7 @@ from settled.text import one_line
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@click.option("--force", is_flag=True, help="Replace FILE if it is a former backup.")
 @db_option
 @json_option
 @debug_option

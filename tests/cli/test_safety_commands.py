@@ -78,9 +78,12 @@ def test_a_backup_that_cannot_be_made_says_so_in_a_line(
 
 
 def test_a_backup_can_be_replaced(owing: Path, restored: Path) -> None:
-    cli(restored, "release", "--all", "--nothing-paid")
+    cli(restored, "release", "bob", "--nothing-paid")
     cli(owing, "backup", "--force", str(restored))
-    assert cli_json(restored, "release")["backup_taken_at"] is not None
+    assert len(cli_json(restored, "release")["held"]) == 2
+    cli(restored, "release", "--all", "--nothing-paid")
+    refused = cli(owing, "backup", "--force", str(restored), code=1).stderr
+    assert "is no backup, and --force replaces nothing else" in refused
 
 
 def test_a_backup_of_nothing_is_refused(db: Path) -> None:
