@@ -18,7 +18,7 @@ from settled.store import clock, file
 from settled.store.sql import restored
 from settled.store.sql.audit import audit
 from settled.store.sql.ledger import Tx
-from settled.store.target import check_target, is_backup, unfinished_file
+from settled.store.target import check_room, check_target, is_backup, unfinished_file
 
 _STEP_PAGES: Final = 1024
 _WITHOUT_LOG: Final = b"\x01\x01"  # bytes 18 and 19 of the header; with a write-ahead log: 2, 2
@@ -46,6 +46,7 @@ def back_up(
     target: Path,
     *,
     force: bool = False,
+    disk_reserve_bytes: int = 0,
     now_ms: Callable[[], int] = clock.wall_ms,
     uptime: Callable[[], clock.Uptime] = clock.uptime,
     on_copy: Progress = lambda _done, _total: None,
@@ -60,6 +61,7 @@ def back_up(
         path: the database.
         target: the backup.
         force: replace ``target`` if it is a backup that nobody has started a daemon on.
+        disk_reserve_bytes: how much is to stay free on the disk of the database.
         now_ms: the wall clock.
         uptime: how long the machine is up.
         on_copy: called with the pages copied and all pages, now and then.
@@ -68,6 +70,7 @@ def back_up(
     Raises:
         ConfigError: when there is no database at ``path`` that this program can read.
         StoreHeld: when ``target`` is in use, or being written by another backup.
+        StoreFull: when there is no room for it.
         SettledError: when the copy cannot be made or is not sound; nothing is left behind.
     """
     file.check(path, create=False)
@@ -80,6 +83,7 @@ def back_up(
     with unfinished_file(target) as (unfinished, descriptor):
         try:
             with closing(file.connect(path, read_only=True)) as source:
+                check_room(path, target, _size_bytes(source), disk_reserve_bytes)
                 # Read before the copy's moment: what the copy does not know came later.
                 taken_ms, up = now_ms(), uptime()
                 _copy(source, unfinished, on_copy)
@@ -117,6 +121,12 @@ def refuse_foreign_log(path: Path) -> None:
             f"{log} belongs to the database that was at {path} before: move it away, with "
             f"{path.name}-shm, before you start from the backup"
         )
+
+
+def _size_bytes(conn: sqlite3.Connection) -> int:
+    (pages,) = conn.execute("PRAGMA page_count").fetchone()
+    (page_bytes,) = conn.execute("PRAGMA page_size").fetchone()
+    return int(pages * page_bytes)
 
 
 def _copy(source: sqlite3.Connection, target: Path, progress: Progress) -> None:

@@ -9,11 +9,12 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from settled.errors import SettledError, StoreHeld
-from settled.store import lock
+from settled.errors import SettledError, StoreFull, StoreHeld
+from settled.store import file, lock
 from settled.store.sql import restored
 
 _BESIDE: Final = ("-wal", "-shm", "-journal")
+_MIB: Final = 2**20
 
 
 def is_backup(path: Path) -> bool:
@@ -49,6 +50,28 @@ def check_target(path: Path, target: Path, *, force: bool) -> None:
                 f"{beside} exists, left by a database that was at {target} or is in use there: "
                 f"give another file"
             )
+
+
+def check_room(path: Path, target: Path, size_bytes: int, disk_reserve_bytes: int) -> None:
+    """Refuse a copy of ``size_bytes`` that its disk has no room for.
+
+    On the disk of the database it must leave the daemon's reserve alone, or requests are refused.
+
+    Raises:
+        StoreFull: when there is too little room.
+    """
+    same_disk = path.resolve().parent.stat().st_dev == target.absolute().parent.stat().st_dev
+    reserve_bytes = disk_reserve_bytes if same_disk else 0
+    free = file.free_bytes(target)
+    if free is not None and free < size_bytes + reserve_bytes:
+        kept = (
+            f" and {reserve_bytes / _MIB:,.1f} MiB are kept for the daemon" if reserve_bytes else ""
+        )
+        raise StoreFull(
+            f"no backup was made at {target}: it takes {size_bytes / _MIB:,.1f} MiB, only "
+            f"{free / _MIB:,.1f} MiB are free there{kept}; free some room, or give a file on "
+            f"another disk"
+        )
 
 
 def _check_replaced(path: Path, target: Path, *, force: bool) -> None:

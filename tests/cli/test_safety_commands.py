@@ -86,6 +86,14 @@ def test_a_backup_can_be_replaced(owing: Path, restored: Path) -> None:
     assert "is no backup, and --force replaces nothing else" in refused
 
 
+def test_a_backup_leaves_the_reserve_alone(owing: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "reserving.toml"
+    settings.write_text('disk_reserve = "900000000M"\n')
+    refused = cli(owing, "backup", "copy.db", "--config", str(settings), code=75).stderr
+    assert "no backup was made at copy.db: it takes 0." in refused
+    assert not owing.with_name("copy.db").exists()
+
+
 def test_a_backup_of_nothing_is_refused(db: Path) -> None:
     assert "no database at" in cli(db, "backup", "copy.db", code=78).stderr
     assert list(db.parent.iterdir()) == []

@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
@@ -21,7 +22,8 @@ import pytest
 import trio
 
 from settled.amounts import Quantity
-from settled.errors import ConfigError, SettledError, StoreHeld
+from settled.errors import ConfigError, SettledError, StoreFull, StoreHeld
+from settled.store import file
 from settled.store.backup import Backup, back_up
 from settled.store.records import AddCredit
 from settled.store.sql import restored
@@ -293,6 +295,33 @@ async def test_when_there_is_no_room_nothing_is_left_behind(path: Path, tmp_path
         assert b"no backup was made at" in result.stderr
         assert result.stderr.count(b"\n") == 1, result.stderr
         assert files(tmp_path) == set()
+
+
+def test_where_there_is_too_little_room_it_does_not_begin(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, mib = path.stat().st_size, 2**20
+    free_bytes = size + mib - 1
+    monkeypatch.setattr(file, "free_bytes", lambda _path: free_bytes)
+
+    def begun(done: int, total: int) -> None:
+        raise AssertionError("it began")
+
+    with pytest.raises(StoreFull, match="only 1.. MiB are free there and 1.0 MiB are kept"):
+        back_up(path, tmp_path / "copy", disk_reserve_bytes=mib, on_copy=begun)
+    assert files(tmp_path) == set()
+    back_up(path, tmp_path / "copy", disk_reserve_bytes=mib - 1)
+    free_bytes = size - 1
+    with pytest.raises(StoreFull, match="it takes 0.. MiB, only 0.. MiB are free there; free"):
+        back_up(path, tmp_path / "other", on_copy=begun)
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="it needs a second disk")
+def test_on_another_disk_it_needs_no_more_room_than_it_takes(path: Path, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        if os.stat(other).st_dev == tmp_path.stat().st_dev:
+            pytest.skip("it needs a second disk")
+        back_up(path, Path(other) / "copy", disk_reserve_bytes=2**60)
 
 
 def test_a_database_whose_books_are_off_is_not_backed_up(path: Path, tmp_path: Path) -> None:
