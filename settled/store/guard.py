@@ -16,7 +16,7 @@ import outcome
 import trio
 
 from settled.errors import StoreBroken
-from settled.store import file, soundness
+from settled.store import copies, file, soundness
 from settled.store.lock import Hold
 from settled.store.records import Difference
 from settled.store.sql import audit
@@ -67,7 +67,7 @@ class Guard:
         path = self._path.absolute()
         if _identity(path) != self._files[path]:
             with suppress(sqlite3.Error, OSError):  # there may be no room, or no directory
-                file.back_up(self._path, conn, "rescued")
+                copies.leave(self._path, conn, "rescued")
         self.check()
 
     def committed(self, conn: sqlite3.Connection) -> None:

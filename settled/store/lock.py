@@ -91,8 +91,9 @@ class Hold:
 
         Call it when the database itself has gone, and nothing holds it any more.
         """
-        with suppress(OSError), open(lock_path(path), "xb") as anew:
-            anew.write(self.record.encoded())
+        with suppress(OSError):
+            lock_path(path).touch(0o600, exist_ok=False)
+            lock_path(path).write_bytes(self.record.encoded())
 
     def suspect(self) -> None:
         """Remember that the database was found damaged."""
@@ -149,7 +150,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(
             f"cannot open {path}: {error.strerror}; the database and its directory must be writable"

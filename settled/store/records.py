@@ -268,7 +268,9 @@ class Held:
     """What is held back since a backup, taken at ``taken_ms``, was restored.
 
     ``accounts`` are those with a queue that are not released: the id of each, and what is queued.
+    ``closed`` are such accounts that were closed: nothing pays their queue any more.
     """
 
     taken_ms: int
     accounts: tuple[tuple[str, Decimal], ...]
+    closed: tuple[tuple[str, Decimal], ...] = ()

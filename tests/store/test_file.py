@@ -18,8 +18,8 @@ from sqlite_utils import Database, Migrations
 
 from settled import limits
 from settled.amounts import Quantity
-from settled.errors import ConfigError, StoreHeld
-from settled.store import file, lock
+from settled.errors import ConfigError, StoreBroken, StoreHeld
+from settled.store import copies, file, lock
 from settled.store.sql import schema
 from settled.store.sqlite import open_sqlite
 
@@ -49,6 +49,32 @@ async def test_a_missing_file_is_made_only_when_asked_to(path: Path) -> None:
     assert "no database at" in await refused(path, create=False)
     assert "directory does not exist" in await refused(path.parent / "no" / "x.db")
     await make(path)
+
+
+async def test_only_its_owner_can_read_what_is_made(path: Path) -> None:
+    modes: dict[str, str] = {}
+
+    def look() -> None:
+        for found in path.parent.iterdir():
+            modes[found.name] = oct(found.stat().st_mode & 0o777)
+
+    former = os.umask(0o022)
+    try:
+        async with open_sqlite(path.with_name("by-a-command"), exclusive=False, create=True):
+            look()
+        with pytest.raises(StoreBroken):
+            async with open_sqlite(path, exclusive=True, create=True):
+                with closing(file.connect(path)) as conn:
+                    copies.leave(path, conn, "backup")
+                look()
+                lock.lock_path(path).unlink()
+                path.unlink()
+        look()
+    finally:
+        os.umask(former)
+    kinds = {name.rpartition(".")[2] for name in modes}
+    assert kinds >= {"by-a-command", "db", "db-wal", "db-shm", "lock", "backup", "rescued"}
+    assert set(modes.values()) == {"0o600"}, modes
 
 
 async def test_a_file_of_another_program_is_refused(path: Path) -> None:
