@@ -120,8 +120,8 @@ def _show(held: "Held | None", *, as_json: bool) -> None:
         print_json(
             {
                 "backup_taken_at": None if held is None else iso(held.taken_ms),
-                "held": [] if held is None else _rows(held.accounts),
-                "closed": [] if held is None else _rows(held.closed),
+                "held": [] if held is None else _rows_since(held, held.accounts),
+                "closed": [] if held is None else _rows_since(held, held.closed),
             }
         )
     elif held is None:
@@ -136,12 +136,24 @@ def _show(held: "Held | None", *, as_json: bool) -> None:
                 "See on the ledger what was paid since, then of each account "
                 "`settled release ACCOUNT --paid AMOUNT`, or `--nothing-paid`."
             )
-            closed = ((*row, "closed: the rest is paid by hand") for row in held.closed)
+            rows = [(*row, "") for row in held.accounts]
+            rows += [(*row, "closed: the rest is paid by hand") for row in held.closed]
             print_table(
-                ("ACCOUNT", "QUEUED", ""),
-                [*((*row, "") for row in held.accounts), *closed],
+                ("ACCOUNT", "QUEUED", "PAID SINCE", ""),
+                [
+                    (name, queued, iso(held.since_ms.get(name, held.taken_ms)), note)
+                    for name, queued, note in rows
+                ],
             )
 
 
 def _rows(accounts: tuple[tuple[str, Decimal], ...]) -> list[dict[str, str]]:
     return [{"account": account_id, "queued": to_text(queued)} for account_id, queued in accounts]
+
+
+def _rows_since(held: "Held", accounts: tuple[tuple[str, Decimal], ...]) -> list[dict[str, str]]:
+    """Return the accounts, each with the moment from which on its payments may be unknown."""
+    return [
+        {**row, "paid_since": iso(held.since_ms.get(row["account"], held.taken_ms))}
+        for row in _rows(accounts)
+    ]

@@ -121,15 +121,16 @@ def test_release_shows_what_is_held(owing: Path, restored: Path) -> None:
     shown = cli(restored, "release").stdout
     assert shown.startswith("A backup of 20")
     assert "`settled release ACCOUNT --paid AMOUNT`, or `--nothing-paid`" in shown.splitlines()[1]
-    assert [line.split() for line in shown.splitlines()[2:]] == [
-        ["ACCOUNT", "QUEUED"],
-        ["alice", "10"],
-        ["bob", "3"],
-    ]
     held = cli_json(restored, "release")
+    taken_at = held["backup_taken_at"]
+    assert [line.split() for line in shown.splitlines()[2:]] == [
+        ["ACCOUNT", "QUEUED", "PAID", "SINCE"],
+        ["alice", "10", taken_at],
+        ["bob", "3", taken_at],
+    ]
     assert held["held"] == [
-        {"account": "alice", "queued": "10"},
-        {"account": "bob", "queued": "3"},
+        {"account": "alice", "queued": "10", "paid_since": taken_at},
+        {"account": "bob", "queued": "3", "paid_since": taken_at},
     ]
 
 
@@ -169,7 +170,9 @@ def test_all_released_is_told_as_json(restored: Path) -> None:
 
 def test_an_account_that_was_closed_is_listed_and_can_be_released(restored: Path) -> None:
     cli(restored, "accounts", "remove", "bob")
-    assert cli_json(restored, "release")["closed"] == [{"account": "bob", "queued": "3"}]
+    shown = cli_json(restored, "release")
+    since = shown["backup_taken_at"]
+    assert shown["closed"] == [{"account": "bob", "queued": "3", "paid_since": since}]
     assert "closed: the rest is paid by hand" in cli(restored, "release").stdout
     result = cli(restored, "release", "bob", "--paid", "2")
     assert "queued     1\n" in result.stdout

@@ -81,7 +81,7 @@ async def test_the_same_backup_can_be_restored_again_and_holds_all(restored: Pat
 
 async def test_all_may_be_released_before_the_first_start(restored: Path) -> None:
     async with open_sqlite(restored, exclusive=False) as beside:
-        await beside.release_all()
+        await beside.release_all(nothing_paid=True)
     started = await start(restored)
     assert isinstance(started, dict), started
 

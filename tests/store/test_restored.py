@@ -244,15 +244,36 @@ async def test_a_daemon_hears_of_it(store: SqliteStore, machine: Machine) -> Non
         assert await store.wait_foreign_writes() == [carol]
 
 
-async def test_a_backup_of_a_held_one_is_of_the_first_moment_and_held_whole(
+async def test_a_backup_of_a_held_one_is_held_whole_each_account_since_its_last_reckoning(
     store: SqliteStore, machine: Machine
 ) -> None:
-    await store.release("alice", Decimal(0))
+    await owe(store, 3, "k3", "carol")
+    await store.release("alice", Decimal(10))
+    await owe(store, 15, "k4")
     machine.clock.ms += HOUR_MS
     machine.back_up("copy", "second")
+    owed = (("alice", Decimal(15)), ("carol", Decimal(3)))
     async with machine.open("second") as second:
-        assert await second.held() == Held(START_MS, (("alice", Decimal(10)),))
-        assert not await begun(second)
+        since_ms = {"alice": START_MS + HOUR_MS}
+        assert await second.held() == Held(START_MS, owed, since_ms=since_ms)
+        for account_id, at in (("alice", "23:13:20"), ("carol", "22:13:20")):
+            assert not await begun(second, account_id)
+            waiting = (await second.account(account_id)).waiting or ""
+            assert f"a backup of 2023-11-14 {at} UTC was restored" in waiting
+        machine.clock.ms += HOUR_MS
+        machine.back_up("second", "third")
+    async with machine.open("third") as third:
+        assert await third.held() == Held(START_MS, owed, since_ms=since_ms), "still held"
+        await third.release("alice", Decimal(0))
+        machine.back_up("third", "fourth")
+    async with machine.open("fourth") as fourth:
+        held = await fourth.held()
+        assert held is not None
+        assert held.since_ms == {"alice": START_MS + 2 * HOUR_MS}
+        await fourth.release_all(nothing_paid=True)
+        machine.back_up("fourth", "fifth")
+    async with machine.open("fifth") as fifth:
+        assert await fifth.held() == Held(START_MS + 2 * HOUR_MS, owed)
 
 
 # --- credits ---

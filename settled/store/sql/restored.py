@@ -18,11 +18,13 @@ from settled.store.sql.ledger import CLOSED, AccountRow, Tx, find_latest
 from settled.store.sql.steady import steady_ms
 
 # In ``counters``: when the backup was made, by the wall clock and by the steady clock, that no
-# daemon has run on it yet, and a row for each account that was released since.
+# daemon has run on it yet, and a row for each account that was released since. An account that a
+# restored backup had released before it was backed up itself has a moment of its own: the latter's.
 _TAKEN: Final = "backup_ms"
 _TAKEN_STEADY: Final = "backup_steady_ms"
 _UNUSED: Final = "backup_unused"
 _RELEASED: Final = "released "
+_TAKEN_OF: Final = "backup_ms "
 
 _UNCLEAR: Final = "it may have been delivered since the backup that was restored"
 _PAID: Final = "paid since the backup that was restored, by the operator's word"
@@ -31,9 +33,14 @@ _PAID: Final = "paid since the backup that was restored, by the operator's word"
 def mark(tx: Tx) -> None:
     """Make of a copy a backup that is taken now.
 
-    A copy of a restored backup that is still held stays one of the first moment: what the lost
-    database did, it may have done since then.
+    Of a restored backup, what is still held stays of the first moment: what the lost database did,
+    it may have done since then. What was paid to a released account is known up to now.
     """
+    tx.conn.execute(
+        "INSERT OR REPLACE INTO counters SELECT ? || substr(name, ?), ? FROM counters "
+        "WHERE name GLOB ?",
+        (_TAKEN_OF, len(_RELEASED) + 1, tx.now_ms, f"{_RELEASED}*"),
+    )
     tx.conn.execute("DELETE FROM counters WHERE name GLOB ?", (f"{_RELEASED}*",))
     tx.conn.execute(
         "INSERT OR IGNORE INTO counters (name, value) VALUES (?, ?), (?, ?), (?, 1)",
@@ -85,7 +92,8 @@ def why_held(conn: Connection, account: AccountRow) -> str | None:
     taken = _counter(conn, _TAKEN)
     if taken is None or _is_released(conn, account.number):
         return None
-    at = datetime.fromtimestamp(taken // 1000, UTC)
+    own = _counter(conn, f"{_TAKEN_OF}{account.number}")
+    at = datetime.fromtimestamp((taken if own is None else own) // 1000, UTC)
     return (
         f"held: a backup of {at:%Y-%m-%d %H:%M:%S} UTC was restored; see on the ledger what was "
         f"paid since, then `settled release {account.id} --paid AMOUNT`, or `--nothing-paid`"
@@ -113,7 +121,12 @@ def held(conn: Connection) -> Held | None:
         is_open: [(row[0], Decimal(row[1])) for row in rows if row[2] == is_open]
         for is_open in (0, 1)
     }
-    return Held(taken, tuple(owed[1]), tuple(owed[0]))
+    own = conn.execute(
+        "SELECT id, value FROM counters JOIN accounts AS latest ON name = ? || number "
+        "WHERE NOT EXISTS (SELECT 1 FROM accounts WHERE id = latest.id AND number > latest.number)",
+        (_TAKEN_OF,),
+    )
+    return Held(taken, tuple(owed[1]), tuple(owed[0]), dict(own.fetchall()))
 
 
 def release(tx: Tx, account_id: str, paid: Decimal) -> None:
@@ -196,8 +209,8 @@ def release_all(tx: Tx, nothing_paid: bool) -> Held:
         assert account is not None  # noqa: S101 - it is held
         tx.touch(account.number)
     tx.conn.execute(
-        "DELETE FROM counters WHERE name IN (?, ?) OR name GLOB ?",
-        (_TAKEN, _TAKEN_STEADY, f"{_RELEASED}*"),
+        "DELETE FROM counters WHERE name IN (?, ?) OR name GLOB ? OR name GLOB ?",
+        (_TAKEN, _TAKEN_STEADY, f"{_RELEASED}*", f"{_TAKEN_OF}*"),
     )
     return free
 
