@@ -26,6 +26,7 @@ _PROBE_S: Final = 0.3
 _RECORD_CHARS: Final = 64
 _SUSPECT: Final = "suspect"
 _NONE: Final = "-"
+_open_here: Final[set[int]] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def held(path: Path) -> Iterator[Hold]:
                 raise _unwritable(beside, error) from error
             yield hold
         finally:
-            os.close(database)
+            _close(database)
 
 
 def _unwritable(beside: Path, error: OSError) -> StoreFull:
@@ -145,16 +146,37 @@ def _opened(path: Path) -> Iterator[int]:
     try:
         yield descriptor
     finally:
-        os.close(descriptor)
+        _close(descriptor)
 
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(
             f"cannot open {path}: {error.strerror}; the database and its directory must be writable"
         ) from error
+    _open_here.add(descriptor)
+    return descriptor
+
+
+def _close(descriptor: int) -> None:
+    if descriptor in _open_here:  # not so in a child, where another file may have the number
+        _open_here.remove(descriptor)
+        os.close(descriptor)
+
+
+def _let_go() -> None:
+    """Close in a forked child what its parent holds.
+
+    A lock lasts until the last copy of its descriptor is closed, and a child, as of an engine's
+    pool of processes, may outlive a parent that was killed.
+    """
+    for descriptor in tuple(_open_here):
+        _close(descriptor)
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _lock(descriptor: int, path: Path) -> None:

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -259,6 +260,31 @@ def test_the_lock_names_its_holder_and_goes_with_the_process(path: Path) -> None
     assert lock.holder_pid(path) is None
     with lock.held(path):
         assert lock.holder_pid(path) == os.getpid()
+
+
+def test_the_lock_goes_with_the_process_even_if_its_child_lives_on(path: Path) -> None:
+    code = (
+        "import os, sys, time; from pathlib import Path; from settled.store import lock\n"
+        "with lock.held(Path(sys.argv[1])):\n"
+        "    if not (child := os.fork()): time.sleep(60)\n"
+        "    else: print(child, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        try:
+            with pytest.raises(StoreHeld, match=str(process.pid)), lock.held(path):
+                raise AssertionError("held twice")
+            process.kill()
+            process.wait()
+            os.kill(child, 0)  # it lives
+            with lock.held(path):
+                assert lock.holder_pid(path) == os.getpid()
+        finally:
+            process.kill()
+            os.kill(child, signal.SIGKILL)
 
 
 async def test_a_file_with_nothing_in_it_yet_may_be_made_into_a_database(path: Path) -> None:
