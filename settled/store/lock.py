@@ -192,6 +192,10 @@ def _lock(descriptor: int, path: Path) -> None:
                     f"stop it first, or use another --db"
                 ) from None
             time.sleep(0.01)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot lock {path}: {error.strerror}; the database needs a file system with locks"
+            ) from error
         else:
             return
 
@@ -237,6 +241,8 @@ def holder_pid(path: Path) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return _record_in(descriptor).pid or 0
+    except OSError:
+        return None  # where nothing can be locked, nothing is held
     else:
         return None
     finally:

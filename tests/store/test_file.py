@@ -358,6 +358,16 @@ def test_a_lock_whose_holder_cannot_be_told_is_a_lock_all_the_same(path: Path) -
     assert lock.holder_pid(path.with_name("other.db")) is None
 
 
+def test_a_file_system_without_locks_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(ConfigError, match="cannot lock .*: No locks available"), lock.held(path):
+        pass
+    assert lock.holder_pid(path) is None
+
+
 def test_a_directory_in_which_nothing_can_be_written_is_named(path: Path) -> None:
     with pytest.raises(ConfigError, match="must be writable"), lock.held(path / "no" / "x.db"):
         pass
