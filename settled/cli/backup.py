@@ -1,5 +1,6 @@
 """``settled backup``: a copy of the database that can be relied on."""
 
+import os
 from pathlib import Path
 
 import click
@@ -7,12 +8,13 @@ import click
 from settled.cli.common import db_option, debug_option, json_option, print_json
 from settled.cli.progress import progress
 from settled.cli.records import iso
+from settled.config import resolve_disk_reserve
 from settled.text import one_line
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@click.option("--force", is_flag=True, help="Replace FILE if it is a former backup.")
 @db_option
 @json_option
 @debug_option
@@ -31,8 +33,17 @@ def backup(*, file: Path, force: bool, db: Path, as_json: bool) -> None:
     """
     from settled.store.backup import back_up
 
+    # ``db_option`` keeps it to itself.
+    config = click.get_current_context().params.get("config")
     with progress("Copy ") as copying, progress("Check") as checking:
-        made = back_up(db, file, force=force, on_copy=copying.show, on_check=checking.show)
+        made = back_up(
+            db,
+            file,
+            force=force,
+            disk_reserve_bytes=resolve_disk_reserve(os.environ, config),
+            on_copy=copying.show,
+            on_check=checking.show,
+        )
     if as_json:
         print_json(
             {

@@ -5,24 +5,23 @@ go on meanwhile, and none of them makes the copy begin anew. Until it is whole, 
 it has another name; whatever ends the copying, nothing that looks like a backup is left.
 """
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from settled.errors import ConfigError, SettledError, StoreHeld
-from settled.store import clock, file, lock
+from settled.errors import ConfigError, SettledError
+from settled.store import clock, file
 from settled.store.sql import restored
 from settled.store.sql.audit import audit
 from settled.store.sql.ledger import Tx
+from settled.store.target import check_room, check_target, is_backup, unfinished_file
 
 _STEP_PAGES: Final = 1024
 _WITHOUT_LOG: Final = b"\x01\x01"  # bytes 18 and 19 of the header; with a write-ahead log: 2, 2
-_BESIDE: Final = ("-wal", "-shm", "-journal")
 
 Progress = Callable[[int, int], None]
 
@@ -47,6 +46,7 @@ def back_up(
     target: Path,
     *,
     force: bool = False,
+    disk_reserve_bytes: int = 0,
     now_ms: Callable[[], int] = clock.wall_ms,
     uptime: Callable[[], clock.Uptime] = clock.uptime,
     on_copy: Progress = lambda _done, _total: None,
@@ -60,7 +60,8 @@ def back_up(
     Args:
         path: the database.
         target: the backup.
-        force: replace ``target`` if it is there.
+        force: replace ``target`` if it is a backup that nobody has started a daemon on.
+        disk_reserve_bytes: how much is to stay free on the disk of the database.
         now_ms: the wall clock.
         uptime: how long the machine is up.
         on_copy: called with the pages copied and all pages, now and then.
@@ -69,6 +70,7 @@ def back_up(
     Raises:
         ConfigError: when there is no database at ``path`` that this program can read.
         StoreHeld: when ``target`` is in use, or being written by another backup.
+        StoreFull: when there is no room for it.
         SettledError: when the copy cannot be made or is not sound; nothing is left behind.
     """
     file.check(path, create=False)
@@ -77,17 +79,18 @@ def back_up(
             f"{path} was written by an older settled: upgrade it first, as `settled accounts list` "
             f"does; that leaves a backup beside it"
         )
-    _check_target(path, target, force=force)
-    with _unfinished(target) as (unfinished, descriptor):
+    check_target(path, target, force=force)
+    with unfinished_file(target) as (unfinished, descriptor):
         try:
             with closing(file.connect(path, read_only=True)) as source:
+                check_room(path, target, _size_bytes(source), disk_reserve_bytes)
                 # Read before the copy's moment: what the copy does not know came later.
                 taken_ms, up = now_ms(), uptime()
                 _copy(source, unfinished, on_copy)
             _mark(unfinished, taken_ms, up)
             _check(path, unfinished, on_check)
             os.fsync(descriptor)
-            _check_target(path, target, force=force)
+            check_target(path, target, force=force)
             unfinished.replace(target)
         except (OSError, sqlite3.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else error
@@ -108,7 +111,7 @@ def refuse_foreign_log(path: Path) -> None:
         ConfigError: when there is such a log.
     """
     log = path.with_name(path.name + "-wal")
-    if not log.exists() or not log.stat().st_size or not _is_marked(path):
+    if not log.exists() or not log.stat().st_size or not is_backup(path):
         return
     # Closing it drops SQLite's locks of this process on the file, so no other file is looked at.
     with path.open("rb") as database:
@@ -120,71 +123,10 @@ def refuse_foreign_log(path: Path) -> None:
         )
 
 
-def _is_marked(path: Path) -> bool:
-    """Return whether the file is a backup, without regard to the log beside it."""
-    with suppress(sqlite3.Error):
-        uri = f"{path.absolute().as_uri()}?immutable=1"
-        with closing(sqlite3.connect(uri, uri=True)) as conn:
-            return restored.is_marked(conn)
-    return False
-
-
-def _check_target(path: Path, target: Path, *, force: bool) -> None:
-    if target.is_dir():
-        raise SettledError(f"{target} is a directory: give the name of a file in it")
-    if target.exists():
-        if path.samefile(target):
-            raise SettledError(f"{target} is the database itself: give another file")
-        if not force:
-            raise SettledError(f"{target} exists: give another file, or --force to replace it")
-        if (pid := lock.holder_pid(target)) is not None:
-            raise StoreHeld(f"{target} is in use by a daemon, pid {pid}: give another file")
-    for suffix in _BESIDE:
-        beside = target.with_name(target.name + suffix)
-        if beside.exists():
-            # SQLite would take it for a part of the backup.
-            raise SettledError(
-                f"{beside} exists, left by a database that was at {target} or is in use there: "
-                f"give another file"
-            )
-
-
-@contextmanager
-def _unfinished(target: Path) -> Iterator[tuple[Path, int]]:
-    """Hold a file beside ``target``, emptied of what a killed backup left in it.
-
-    If it is still there at the end, it is removed.
-    """
-    path = target.with_name(f".{target.name}.unfinished")
-    with ExitStack() as stack:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            stack.callback(os.close, descriptor)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                ours = os.path.samestat(os.fstat(descriptor), path.stat())
-            except (BlockingIOError, FileNotFoundError):
-                ours = False
-            if not ours:
-                raise StoreHeld(f"another backup to {target} is being made: wait for its end")
-            stack.callback(_remove, path, descriptor)
-            os.ftruncate(descriptor, 0)
-        except OSError as error:
-            raise SettledError(
-                f"cannot write a backup to {target}: {error.strerror}; it needs an existing "
-                f"directory that you may write to"
-            ) from error
-        yield path, descriptor
-
-
-def _remove(path: Path, descriptor: int) -> None:
-    """Remove what was not finished; what was, has another name now."""
-    for suffix in _BESIDE:
-        with suppress(OSError):
-            path.with_name(path.name + suffix).unlink()
-    with suppress(OSError):
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
-            path.unlink()
+def _size_bytes(conn: sqlite3.Connection) -> int:
+    (pages,) = conn.execute("PRAGMA page_count").fetchone()
+    (page_bytes,) = conn.execute("PRAGMA page_size").fetchone()
+    return int(pages * page_bytes)
 
 
 def _copy(source: sqlite3.Connection, target: Path, progress: Progress) -> None:

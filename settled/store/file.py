@@ -3,7 +3,6 @@
 import os
 import sqlite3
 import stat
-import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
@@ -12,7 +11,7 @@ from sqlite_utils import Database
 
 from settled import limits
 from settled.errors import ConfigError, SettledError, StoreFull
-from settled.store import faults, lock, looking
+from settled.store import copies, faults, lock, looking
 from settled.store.records import Space
 from settled.store.sql.schema import APPLICATION_ID, MIGRATIONS
 from settled.text import one_line
@@ -186,7 +185,7 @@ def create_empty(path: Path) -> None:
         ConfigError: when it cannot be made.
     """
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise ConfigError(
             f"cannot create {path}: {error.strerror}; its directory must be writable"
@@ -232,45 +231,13 @@ def migrate(path: Path) -> Path | None:
         db = Database(conn, execute_plugins=False)
         try:
             if MIGRATIONS.applied(db):
-                backup = back_up(path, conn, "backup")
+                backup = copies.leave(path, conn, "backup")
             MIGRATIONS.apply(db)
         except (sqlite3.Error, OSError) as error:
             if backup is not None:
                 backup.unlink()  # nothing was changed; and every next try leaves another
             raise _unchanged(path, error) from error
     return backup
-
-
-def back_up(path: Path, conn: sqlite3.Connection, kind: str) -> Path:
-    """Write what ``conn`` sees to ``<path>.<time>.<kind>``, and return that; all or nothing of it.
-
-    Raises:
-        sqlite3.Error: when it cannot be written.
-        OSError: when it cannot be given its name, durably.
-    """
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    backup = path.with_name(f"{path.name}.{stamp}.{kind}")
-    # Under its own name only when it is whole: what is called a backup can be restored.
-    part = path.with_name(f"{path.name}.{kind}.part")
-    _remove(part)  # what a start left that was killed
-    try:
-        with closing(sqlite3.connect(part)) as target:
-            conn.backup(target)
-    except sqlite3.Error:
-        _remove(part)  # it takes the room that the next try needs
-        raise
-    part.rename(backup)
-    directory = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-    return backup
-
-
-def _remove(part: Path) -> None:
-    for path in (part, part.with_name(f"{part.name}-journal")):
-        path.unlink(missing_ok=True)
 
 
 def _unchanged(path: Path, error: Exception) -> SettledError:

@@ -18,7 +18,7 @@ import outcome
 import trio
 
 from settled.errors import StoreBroken
-from settled.store import file, soundness
+from settled.store import copies, file, soundness
 from settled.store.lock import Hold
 from settled.store.records import Difference
 from settled.store.sql import audit
@@ -102,7 +102,7 @@ class Guard:
                 return
             self.saving = True
             try:
-                file.back_up(self._path, self._conn, "rescued")
+                copies.leave(self._path, self._conn, "rescued")
                 self._saved = True
             finally:
                 self.saving = False

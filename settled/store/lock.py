@@ -26,6 +26,7 @@ _PROBE_S: Final = 0.3
 _RECORD_CHARS: Final = 64
 _SUSPECT: Final = "suspect"
 _NONE: Final = "-"
+_open_here: Final[set[int]] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +73,28 @@ class Hold:
             with suppress(OSError):
                 os.pwrite(self._descriptor, record.encoded(), 0)
 
+    def start_over(self, path: Path, seq: int) -> None:
+        """Remember ``seq``, durably, of another database that was put in the place of the former.
+
+        Raises:
+            StoreFull: when it cannot be written.
+        """
+        record = replace(self.record, seq=seq)
+        try:
+            os.pwrite(self._descriptor, record.encoded(), 0)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise _unwritable(lock_path(path), error) from error
+        self.record = record
+
     def renew(self, path: Path) -> None:
         """Write the record anew if its file has gone, so that no start takes the database for new.
 
         Call it when the database itself has gone, and nothing holds it any more.
         """
-        with suppress(OSError), open(lock_path(path), "xb") as anew:
-            anew.write(self.record.encoded())
+        with suppress(OSError):
+            lock_path(path).touch(0o600, exist_ok=False)
+            lock_path(path).write_bytes(self.record.encoded())
 
     def suspect(self) -> None:
         """Remember that the database was found damaged."""
@@ -112,13 +128,16 @@ def held(path: Path) -> Iterator[Hold]:
             try:
                 hold = Hold(lock_file, _record_in(lock_file))
             except OSError as error:
-                raise StoreFull(
-                    f"cannot write {beside}: {error.strerror}; make some room on its disk, and "
-                    f"start again"
-                ) from error
+                raise _unwritable(beside, error) from error
             yield hold
         finally:
-            os.close(database)
+            _close(database)
+
+
+def _unwritable(beside: Path, error: OSError) -> StoreFull:
+    return StoreFull(
+        f"cannot write {beside}: {error.strerror}; make some room on its disk, and start again"
+    )
 
 
 @contextmanager
@@ -127,16 +146,37 @@ def _opened(path: Path) -> Iterator[int]:
     try:
         yield descriptor
     finally:
-        os.close(descriptor)
+        _close(descriptor)
 
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(
             f"cannot open {path}: {error.strerror}; the database and its directory must be writable"
         ) from error
+    _open_here.add(descriptor)
+    return descriptor
+
+
+def _close(descriptor: int) -> None:
+    if descriptor in _open_here:  # not so in a child, where another file may have the number
+        _open_here.remove(descriptor)
+        os.close(descriptor)
+
+
+def _let_go() -> None:
+    """Close in a forked child what its parent holds.
+
+    A lock lasts until the last copy of its descriptor is closed, and a child, as of an engine's
+    pool of processes, may outlive a parent that was killed.
+    """
+    for descriptor in tuple(_open_here):
+        _close(descriptor)
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _lock(descriptor: int, path: Path) -> None:
@@ -152,6 +192,10 @@ def _lock(descriptor: int, path: Path) -> None:
                     f"stop it first, or use another --db"
                 ) from None
             time.sleep(0.01)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot lock {path}: {error.strerror}; the database needs a file system with locks"
+            ) from error
         else:
             return
 
@@ -197,6 +241,8 @@ def holder_pid(path: Path) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return _record_in(descriptor).pid or 0
+    except OSError:
+        return None  # where nothing can be locked, nothing is held
     else:
         return None
     finally:

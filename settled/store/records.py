@@ -4,7 +4,7 @@ Times are wall-clock milliseconds since 1970 (``_ms``); ``number`` is a row's ow
 also tells the lives of an account id apart: an id that was closed and created again has two.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
@@ -271,7 +271,12 @@ class Held:
     """What is held back since a backup, taken at ``taken_ms``, was restored.
 
     ``accounts`` are those with a queue that are not released: the id of each, and what is queued.
+    ``closed`` are such accounts that were closed: nothing pays their queue any more. ``since_ms``
+    has the accounts that were released before the backup was made of the restored one: what was
+    paid to them is known up to then.
     """
 
     taken_ms: int
     accounts: tuple[tuple[str, Decimal], ...]
+    closed: tuple[tuple[str, Decimal], ...] = ()
+    since_ms: dict[str, int] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from sqlite_utils import Database
 
 from settled import limits
-from settled.errors import ConfigError, SettledError
+from settled.errors import ConfigError, SettledError, StoreBusy
 from settled.store import backup, file
 from settled.store.lock import Hold, Record, held, lock_path
 from settled.store.sql import restored
@@ -45,6 +45,8 @@ def prepare(path: Path, create: bool, hold: Hold | None) -> None:
             if hold is None:
                 stack.enter_context(held(path))
             file.migrate(path)
+    if hold is not None:
+        _use_backup(path, hold)
 
 
 class Damaged(ConfigError):
@@ -170,13 +172,41 @@ def _check_log(path: Path, conn: sqlite3.Connection) -> None:
 
 
 def _check_progress(path: Path, conn: sqlite3.Connection, record: Record) -> None:
-    """Refuse what is older than what was acknowledged, unless it is a backup by its mark.
+    """Refuse what is older than what was acknowledged, unless it is a backup, as it was restored.
 
-    That one was put there by the operator, and pays nothing before he has released it.
+    That one was put there by the operator, and pays nothing before he has released it. Once a
+    daemon has run on it, it must lose nothing either.
     """
     reached = last_seq(conn)
-    if record.seq is not None and reached < record.seq and not restored.is_marked(conn):
+    if record.seq is not None and reached < record.seq and not restored.is_unused(conn):
         raise _fell_behind(path, record.seq, f"has {reached}")
+
+
+def _use_backup(path: Path, hold: Hold) -> None:
+    """If it is a backup that no daemon has run on, begin to remember how far it has come.
+
+    Both sides are on the disk before anything is done with it, and in the file itself: with a log
+    that is lost later it must not count as an unused backup again, whose loss is taken for granted.
+
+    Raises:
+        SettledError: when that cannot be written; the next start tries again.
+    """
+    try:
+        with closing(file.connect_looking(path)) as looking:
+            if not restored.is_unused(looking):
+                return
+            seq = last_seq(looking)
+        # First, as a number beyond what the file has would be taken for a loss.
+        hold.start_over(path, seq)
+        with closing(file.connect(path)) as conn:
+            restored.use(conn)
+            (busy, *_) = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy:
+                restored.use(conn, undo=True)
+    except sqlite3.Error as error:
+        raise file.unusable(path, error) from error
+    if busy:
+        raise StoreBusy(f"{path} is a restored backup in use by a command: start when that is done")
 
 
 def last_seq(conn: sqlite3.Connection) -> int:

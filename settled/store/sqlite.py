@@ -259,9 +259,9 @@ class SqliteStore:
         """Let the account's queue be paid, less ``paid``, which was paid since the backup."""
         await self._writer.write(lambda tx: restored.release(tx, account_id, paid))
 
-    async def release_all(self) -> None:
-        """Let every queue be paid: from now on it is a database like any other."""
-        await self._writer.write(restored.release_all)
+    async def release_all(self, *, nothing_paid: bool = False) -> Held:
+        """End it, if no account is held or nothing was paid; return what that set free."""
+        return await self._writer.write(lambda tx: restored.release_all(tx, nothing_paid))
 
     # --- upkeep ---
 

@@ -78,9 +78,20 @@ def test_a_backup_that_cannot_be_made_says_so_in_a_line(
 
 
 def test_a_backup_can_be_replaced(owing: Path, restored: Path) -> None:
-    cli(restored, "release", "--all")
+    cli(restored, "release", "bob", "--nothing-paid")
     cli(owing, "backup", "--force", str(restored))
-    assert cli_json(restored, "release")["backup_taken_at"] is not None
+    assert len(cli_json(restored, "release")["held"]) == 2
+    cli(restored, "release", "--all", "--nothing-paid")
+    refused = cli(owing, "backup", "--force", str(restored), code=1).stderr
+    assert "is no backup, and --force replaces nothing else" in refused
+
+
+def test_a_backup_leaves_the_reserve_alone(owing: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "reserving.toml"
+    settings.write_text('disk_reserve = "900000000M"\n')
+    refused = cli(owing, "backup", "copy.db", "--config", str(settings), code=75).stderr
+    assert "no backup was made at copy.db: it takes 0." in refused
+    assert not owing.with_name("copy.db").exists()
 
 
 def test_a_backup_of_nothing_is_refused(db: Path) -> None:
@@ -106,18 +117,20 @@ async def test_on_a_terminal_a_backup_shows_progress(tmp_path: Path) -> None:
 
 def test_release_shows_what_is_held(owing: Path, restored: Path) -> None:
     assert cli(owing, "release").stdout == "Nothing is held.\n"
-    assert cli_json(owing, "release") == {"backup_taken_at": None, "held": []}
+    assert cli_json(owing, "release") == {"backup_taken_at": None, "held": [], "closed": []}
     shown = cli(restored, "release").stdout
     assert shown.startswith("A backup of 20")
-    assert [line.split() for line in shown.splitlines()[1:]] == [
-        ["ACCOUNT", "QUEUED"],
-        ["alice", "10"],
-        ["bob", "3"],
-    ]
+    assert "`settled release ACCOUNT --paid AMOUNT`, or `--nothing-paid`" in shown.splitlines()[1]
     held = cli_json(restored, "release")
+    taken_at = held["backup_taken_at"]
+    assert [line.split() for line in shown.splitlines()[2:]] == [
+        ["ACCOUNT", "QUEUED", "PAID", "SINCE"],
+        ["alice", "10", taken_at],
+        ["bob", "3", taken_at],
+    ]
     assert held["held"] == [
-        {"account": "alice", "queued": "10"},
-        {"account": "bob", "queued": "3"},
+        {"account": "alice", "queued": "10", "paid_since": taken_at},
+        {"account": "bob", "queued": "3", "paid_since": taken_at},
     ]
 
 
@@ -125,11 +138,46 @@ def test_release_of_an_account_tells_how_it_stands(restored: Path) -> None:
     result = cli(restored, "release", "alice", "--paid", "7.5")
     assert f"No daemon runs on {restored}: it is paid when `settled run` starts." in result.stderr
     assert "queued     2.5\n" in result.stdout
-    assert cli_json(restored, "release", "bob")["queued"] == "3"
+    assert cli_json(restored, "release", "bob", "--nothing-paid")["queued"] == "3"
     assert cli_json(restored, "release")["held"] == []
     cli(restored, "release", "--all")
     assert cli(restored, "release").stdout == "Nothing is held.\n"
     assert "nothing is held" in cli(restored, "release", "--all", code=1).stderr
+    assert cli(restored, "audit").exit_code == 0
+
+
+def test_all_is_released_only_by_a_word_on_what_is_held(restored: Path) -> None:
+    refused = cli(restored, "release", "--all", code=1).stderr
+    assert "alice (10), bob (3); " in refused
+    assert "`settled release --all --nothing-paid`" in refused
+    assert len(cli_json(restored, "release")["held"]) == 2
+    cli(restored, "release", "alice", "--paid", "7.5")
+    shown = cli(restored, "release", "--all", "--nothing-paid").stdout
+    assert [line.split() for line in shown.splitlines()[:-1]] == [
+        ["ACCOUNT", "SET", "FREE"],
+        ["bob", "3"],
+    ]
+    assert shown.endswith("Nothing is held any more.\n")
+
+
+def test_all_released_is_told_as_json(restored: Path) -> None:
+    told = cli_json(restored, "release", "--all", "--nothing-paid")
+    assert told["released"] == [
+        {"account": "alice", "queued": "10"},
+        {"account": "bob", "queued": "3"},
+    ]
+
+
+def test_an_account_that_was_closed_is_listed_and_can_be_released(restored: Path) -> None:
+    cli(restored, "accounts", "remove", "bob")
+    shown = cli_json(restored, "release")
+    since = shown["backup_taken_at"]
+    assert shown["closed"] == [{"account": "bob", "queued": "3", "paid_since": since}]
+    assert "closed: the rest is paid by hand" in cli(restored, "release").stdout
+    result = cli(restored, "release", "bob", "--paid", "2")
+    assert "queued     1\n" in result.stdout
+    assert "The account is closed: pay by hand what is still queued." in result.stderr
+    assert cli_json(restored, "release")["closed"] == []
     assert cli(restored, "audit").exit_code == 0
 
 
@@ -141,8 +189,11 @@ def test_release_of_an_account_tells_how_it_stands(restored: Path) -> None:
         (["--all", "--paid", "3"], 2, "--paid goes with an ACCOUNT"),
         (["alice", "--paid", "x"], 2, "amount"),
         (["alice", "--paid", "-1"], 2, "amount"),
-        (["alice", "--paid", "11"], 2, "`settled settle alice 1`"),
-        (["carol"], 3, "no open account 'carol'"),
+        (["alice", "--paid", "11"], 1, "`settled settle alice 1 --key THE-CONNECTORS-KEY`"),
+        (["carol", "--nothing-paid"], 3, "no open account 'carol'"),
+        (["alice"], 2, "give one of --paid AMOUNT and --nothing-paid"),
+        (["alice", "--paid", "3", "--nothing-paid"], 2, "give one of --paid AMOUNT and"),
+        (["--nothing-paid"], 2, "--nothing-paid goes with an ACCOUNT or --all"),
     ],
 )
 def test_release_refuses_what_cannot_be(

@@ -21,7 +21,7 @@ from settled import ids, limits
 from settled.amounts import Quantity, to_text
 from settled.cli.group import report
 from settled.errors import StoreBusy
-from settled.store import file
+from settled.store import copies, file
 from settled.store.backup import back_up
 from settled.store.records import Parked, Unknown
 from tests.crashes import old_schema
@@ -205,7 +205,7 @@ async def _backing_up(world: World, hook: Hook | None) -> None:
     async with opened(world, hook) as store:
         await accepted(world, store, REQUESTS[:3])
         with closing(file.connect(world.db)) as conn:
-            await trio.to_thread.run_sync(file.back_up, world.db, conn, "backup")
+            await trio.to_thread.run_sync(copies.leave, world.db, conn, "backup")
         await accepted(world, store, REQUESTS)
 
 

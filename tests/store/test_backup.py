@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
@@ -21,7 +22,8 @@ import pytest
 import trio
 
 from settled.amounts import Quantity
-from settled.errors import ConfigError, SettledError, StoreHeld
+from settled.errors import ConfigError, SettledError, StoreFull, StoreHeld
+from settled.store import file
 from settled.store.backup import Backup, back_up
 from settled.store.records import AddCredit
 from settled.store.sql import restored
@@ -227,6 +229,36 @@ def test_one_that_is_killed_leaves_no_backup_and_does_not_stand_in_the_way(
     assert audited(target) == 2
 
 
+def test_what_others_put_there_is_neither_followed_nor_used(path: Path, tmp_path: Path) -> None:
+    victim, unfinished = tmp_path / "victim", tmp_path / ".copy.unfinished"
+    victim.write_text("precious")
+
+    def foreign() -> None:
+        unfinished.touch()
+        os.chown(unfinished, 65534, 65534)
+
+    puts: list[Callable[[], object]] = [
+        lambda: unfinished.symlink_to(victim),
+        lambda: unfinished.hardlink_to(victim),
+        lambda: os.mkfifo(unfinished),
+    ]
+    if os.geteuid() == 0:
+        puts.append(foreign)
+    for put in puts:
+        put()
+        with pytest.raises(SettledError, match="unfinished is in the way"):
+            back_up(path, tmp_path / "copy")
+        assert victim.read_text() == "precious"
+        assert files(tmp_path) == {"victim", ".copy.unfinished"}
+        unfinished.unlink()
+    unfinished.touch()
+    unfinished.chmod(0o666)
+    (tmp_path / ".copy.unfinished-journal").symlink_to(victim)
+    back_up(path, tmp_path / "copy")
+    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o600
+    assert victim.read_text() == "precious"
+
+
 @pytest.mark.parametrize("left", [b"", b"half of a page", b"\0" * 8192, b"SQLite format 3\0" * 999])
 def test_whatever_was_left_does_not_stand_in_the_way(
     path: Path, tmp_path: Path, left: bytes
@@ -263,6 +295,33 @@ async def test_when_there_is_no_room_nothing_is_left_behind(path: Path, tmp_path
         assert b"no backup was made at" in result.stderr
         assert result.stderr.count(b"\n") == 1, result.stderr
         assert files(tmp_path) == set()
+
+
+def test_where_there_is_too_little_room_it_does_not_begin(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, mib = path.stat().st_size, 2**20
+    free_bytes = size + mib - 1
+    monkeypatch.setattr(file, "free_bytes", lambda _path: free_bytes)
+
+    def begun(done: int, total: int) -> None:
+        raise AssertionError("it began")
+
+    with pytest.raises(StoreFull, match="only 1.. MiB are free there and 1.0 MiB are kept"):
+        back_up(path, tmp_path / "copy", disk_reserve_bytes=mib, on_copy=begun)
+    assert files(tmp_path) == set()
+    back_up(path, tmp_path / "copy", disk_reserve_bytes=mib - 1)
+    free_bytes = size - 1
+    with pytest.raises(StoreFull, match="it takes 0.. MiB, only 0.. MiB are free there; free"):
+        back_up(path, tmp_path / "other", on_copy=begun)
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="it needs a second disk")
+def test_on_another_disk_it_needs_no_more_room_than_it_takes(path: Path, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        if os.stat(other).st_dev == tmp_path.stat().st_dev:
+            pytest.skip("it needs a second disk")
+        back_up(path, Path(other) / "copy", disk_reserve_bytes=2**60)
 
 
 def test_a_database_whose_books_are_off_is_not_backed_up(path: Path, tmp_path: Path) -> None:
@@ -317,9 +376,44 @@ def test_nothing_that_exists_is_replaced_unless_told_to(path: Path, tmp_path: Pa
     target.write_text("precious")
     with pytest.raises(SettledError, match="exists: give another file, or --force"):
         back_up(path, target)
+    with pytest.raises(SettledError, match="is no backup, and --force replaces nothing else"):
+        back_up(path, target, force=True)
     assert target.read_text() == "precious"
+    target.unlink()
+    back_up(path, target)
+    add_credits(path, 1)
     back_up(path, target, force=True)
-    assert audited(target) == 2
+    assert content(target) == content(path)
+
+
+async def test_force_replaces_no_part_of_the_database(path: Path, tmp_path: Path) -> None:
+    async with open_sqlite(path, exclusive=True):
+        for suffix in ("-wal", "-shm", ".lock", "-journal"):
+            part = tmp_path / f"settled.db{suffix}"
+            before = part.stat() if part.exists() else None
+            with pytest.raises(SettledError, match="is a part of the database"):
+                back_up(path, part, force=True)
+            assert before is None or os.path.samestat(before, part.stat())
+
+
+def test_force_replaces_neither_a_daemons_database_nor_what_another_name_stands_for(
+    path: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    back_up(path, other)
+    (tmp_path / "alias").symlink_to(other)
+    with pytest.raises(SettledError, match="alias is no backup"):
+        back_up(path, tmp_path / "alias", force=True)
+    with_store(other, lambda store: store.open_account("bob", setup=False))
+    before = content(other)
+    with pytest.raises(SettledError, match="other is a daemon's database"):
+        back_up(path, other, force=True)
+    (tmp_path / "other.lock").unlink()
+    with closing(sqlite3.connect(other)) as conn, conn:
+        conn.execute("DELETE FROM counters")
+    with pytest.raises(SettledError, match="other is no backup"):
+        back_up(path, other, force=True)
+    assert content(other)["accounts"] == before["accounts"]
 
 
 def test_a_file_that_appears_meanwhile_is_not_replaced(path: Path, tmp_path: Path) -> None:
@@ -339,7 +433,7 @@ async def test_not_even_force_replaces_a_database_in_use(path: Path, tmp_path: P
         with pytest.raises(StoreHeld, match=f"in use by a daemon, pid {os.getpid()}"):
             back_up(path, tmp_path / "other", force=True)
     async with open_sqlite(tmp_path / "other", exclusive=False):
-        with pytest.raises(SettledError, match="other-wal exists"):
+        with pytest.raises(SettledError, match="other is a daemon's database"):
             back_up(path, tmp_path / "other", force=True)
 
 

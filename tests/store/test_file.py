@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -18,8 +19,8 @@ from sqlite_utils import Database, Migrations
 
 from settled import limits
 from settled.amounts import Quantity
-from settled.errors import ConfigError, StoreHeld
-from settled.store import file, lock
+from settled.errors import ConfigError, StoreBroken, StoreHeld
+from settled.store import copies, file, lock
 from settled.store.sql import schema
 from settled.store.sqlite import open_sqlite
 
@@ -49,6 +50,32 @@ async def test_a_missing_file_is_made_only_when_asked_to(path: Path) -> None:
     assert "no database at" in await refused(path, create=False)
     assert "directory does not exist" in await refused(path.parent / "no" / "x.db")
     await make(path)
+
+
+async def test_only_its_owner_can_read_what_is_made(path: Path) -> None:
+    modes: dict[str, str] = {}
+
+    def look() -> None:
+        for found in path.parent.iterdir():
+            modes[found.name] = oct(found.stat().st_mode & 0o777)
+
+    former = os.umask(0o022)
+    try:
+        async with open_sqlite(path.with_name("by-a-command"), exclusive=False, create=True):
+            look()
+        with pytest.raises(StoreBroken):
+            async with open_sqlite(path, exclusive=True, create=True):
+                with closing(file.connect(path)) as conn:
+                    copies.leave(path, conn, "backup")
+                look()
+                lock.lock_path(path).unlink()
+                path.unlink()
+        look()
+    finally:
+        os.umask(former)
+    kinds = {name.rpartition(".")[2] for name in modes}
+    assert kinds >= {"by-a-command", "db", "db-wal", "db-shm", "lock", "backup", "rescued"}
+    assert set(modes.values()) == {"0o600"}, modes
 
 
 async def test_a_file_of_another_program_is_refused(path: Path) -> None:
@@ -235,6 +262,31 @@ def test_the_lock_names_its_holder_and_goes_with_the_process(path: Path) -> None
         assert lock.holder_pid(path) == os.getpid()
 
 
+def test_the_lock_goes_with_the_process_even_if_its_child_lives_on(path: Path) -> None:
+    code = (
+        "import os, sys, time; from pathlib import Path; from settled.store import lock\n"
+        "with lock.held(Path(sys.argv[1])):\n"
+        "    if not (child := os.fork()): time.sleep(60)\n"
+        "    else: print(child, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        try:
+            with pytest.raises(StoreHeld, match=str(process.pid)), lock.held(path):
+                raise AssertionError("held twice")
+            process.kill()
+            process.wait()
+            os.kill(child, 0)  # it lives
+            with lock.held(path):
+                assert lock.holder_pid(path) == os.getpid()
+        finally:
+            process.kill()
+            os.kill(child, signal.SIGKILL)
+
+
 async def test_a_file_with_nothing_in_it_yet_may_be_made_into_a_database(path: Path) -> None:
     path.touch()
     assert "no database at" in await refused(path, create=False)
@@ -304,6 +356,16 @@ def test_a_lock_whose_holder_cannot_be_told_is_a_lock_all_the_same(path: Path) -
         assert time.monotonic() - started_s >= lock._PROBE_S
     assert lock.holder_pid(path) is None
     assert lock.holder_pid(path.with_name("other.db")) is None
+
+
+def test_a_file_system_without_locks_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(ConfigError, match="cannot lock .*: No locks available"), lock.held(path):
+        pass
+    assert lock.holder_pid(path) is None
 
 
 def test_a_directory_in_which_nothing_can_be_written_is_named(path: Path) -> None:

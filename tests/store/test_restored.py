@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from settled.amounts import Quantity
-from settled.errors import AccountNotFound, InvalidAmount, NotResolvable
+from settled.errors import AccountNotFound, NotResolvable
 from settled.store.backup import back_up
 from settled.store.records import (
     AddCredit,
@@ -104,7 +104,7 @@ async def test_what_is_queued_is_held_and_says_why(store: SqliteStore) -> None:
     waiting = (await store.account("alice")).waiting
     assert waiting is not None
     assert waiting.startswith(HELD)
-    assert waiting.endswith("then `settled release alice`")
+    assert waiting.endswith("then `settled release alice --paid AMOUNT`, or `--nothing-paid`")
 
 
 async def test_neither_a_request_nor_a_retry_nor_a_start_releases_it(
@@ -161,7 +161,7 @@ async def test_what_was_paid_since_is_taken_off_the_queue(store: SqliteStore) ->
 
 
 async def test_more_than_is_queued_cannot_have_been_paid(store: SqliteStore) -> None:
-    with pytest.raises(InvalidAmount, match="requests for 2 or more were lost.*settle alice 2`"):
+    with pytest.raises(NotResolvable, match="2 or more were lost.*settle alice 2 --key THE-"):
         await store.release("alice", Decimal(12))
     assert not await begun(store)
     await owe(store, 2, "k3")
@@ -182,13 +182,30 @@ async def test_while_a_payment_is_in_doubt_what_was_paid_cannot_be_counted(
     assert (await store.account("bob")).queued == 0
 
 
-async def test_only_open_accounts_can_be_released(store: SqliteStore) -> None:
+async def test_of_a_closed_account_it_is_written_down_what_was_paid(store: SqliteStore) -> None:
     with pytest.raises(AccountNotFound):
         await store.release("nobody", Decimal(0))
     await store.close_account("alice")
-    with pytest.raises(AccountNotFound):
-        await store.release("alice", Decimal(0))
+    assert await store.held() == Held(START_MS, (), (("alice", Decimal(10)),))
+    with pytest.raises(NotResolvable, match="it is closed: .* give --paid 10"):
+        await store.release("alice", Decimal(12))
+    await store.release("alice", Decimal(4))
     assert await store.held() == Held(START_MS, ())
+    account = await store.account("alice")
+    assert (account.queued, account.settled) == (6, 4)
+    assert account.waiting == "the account is closed"
+    with pytest.raises(NotResolvable, match="alice is not held"):
+        await store.release("alice", Decimal(3))
+    assert (await store.release_all(nothing_paid=True)).accounts == ()
+
+
+async def test_an_account_without_a_queue_cannot_be_released(store: SqliteStore) -> None:
+    """What a connector sends again later would be paid without a look at the ledger."""
+    await store.open_account("dave", setup=False)
+    with pytest.raises(NotResolvable, match="dave has nothing queued"):
+        await store.release("dave", Decimal(0))
+    await owe(store, 3, "k3", "dave")
+    assert not await begun(store, "dave")
 
 
 async def test_all_released_it_is_a_database_like_any_other(store: SqliteStore) -> None:
@@ -196,11 +213,19 @@ async def test_all_released_it_is_a_database_like_any_other(store: SqliteStore) 
     await store.release("alice", Decimal(0))
     await owe(store, 3, "k3", "carol")
     assert not await begun(store, "carol")
-    await store.release_all()
+    with pytest.raises(NotResolvable, match="carol .3.; release each"):
+        await store.release_all()
+    assert not await begun(store, "carol")
+    await store.release("carol", Decimal(3))
+    with pytest.raises(NotResolvable, match="account bob: a payment is still in doubt"):
+        await store.release_all()
+    await owe(store, 3, "k5", "erin")
+    freed = await store.release_all(nothing_paid=True)
+    assert freed.accounts == (("erin", Decimal(3)),)
     assert await store.held() is None
-    assert (await store.account("carol")).waiting is None
+    assert (await store.account("erin")).waiting is None
     assert await begun(store, "alice")
-    assert await begun(store, "carol")
+    assert await begun(store, "erin")
     await owe(store, 1, "k4", "dave")
     assert await begun(store, "dave")
 
@@ -214,20 +239,41 @@ async def test_a_daemon_hears_of_it(store: SqliteStore, machine: Machine) -> Non
         )
         await beside.release("alice", Decimal(1))
         assert await store.wait_foreign_writes() == numbers[:1]
-        await beside.release_all()
+        await beside.release_all(nothing_paid=True)
         carol = (await store.account("carol")).number
         assert await store.wait_foreign_writes() == [carol]
 
 
-async def test_a_backup_of_a_held_one_is_of_the_first_moment_and_held_whole(
+async def test_a_backup_of_a_held_one_is_held_whole_each_account_since_its_last_reckoning(
     store: SqliteStore, machine: Machine
 ) -> None:
-    await store.release("alice", Decimal(0))
+    await owe(store, 3, "k3", "carol")
+    await store.release("alice", Decimal(10))
+    await owe(store, 15, "k4")
     machine.clock.ms += HOUR_MS
     machine.back_up("copy", "second")
+    owed = (("alice", Decimal(15)), ("carol", Decimal(3)))
     async with machine.open("second") as second:
-        assert await second.held() == Held(START_MS, (("alice", Decimal(10)),))
-        assert not await begun(second)
+        since_ms = {"alice": START_MS + HOUR_MS}
+        assert await second.held() == Held(START_MS, owed, since_ms=since_ms)
+        for account_id, at in (("alice", "23:13:20"), ("carol", "22:13:20")):
+            assert not await begun(second, account_id)
+            waiting = (await second.account(account_id)).waiting or ""
+            assert f"a backup of 2023-11-14 {at} UTC was restored" in waiting
+        machine.clock.ms += HOUR_MS
+        machine.back_up("second", "third")
+    async with machine.open("third") as third:
+        assert await third.held() == Held(START_MS, owed, since_ms=since_ms), "still held"
+        await third.release("alice", Decimal(0))
+        machine.back_up("third", "fourth")
+    async with machine.open("fourth") as fourth:
+        held = await fourth.held()
+        assert held is not None
+        assert held.since_ms == {"alice": START_MS + 2 * HOUR_MS}
+        await fourth.release_all(nothing_paid=True)
+        machine.back_up("fourth", "fifth")
+    async with machine.open("fifth") as fifth:
+        assert await fifth.held() == Held(START_MS + 2 * HOUR_MS, owed)
 
 
 # --- credits ---

@@ -12,16 +12,19 @@ from typing import Final
 
 from settled import ids
 from settled.amounts import EXACT, to_text
-from settled.errors import AccountNotFound, InvalidAmount, NotResolvable
+from settled.errors import AccountNotFound, NotResolvable
 from settled.store.records import Held
-from settled.store.sql.ledger import AccountRow, Tx, find_open
+from settled.store.sql.ledger import CLOSED, AccountRow, Tx, find_latest
 from settled.store.sql.steady import steady_ms
 
-# In ``counters``: when the backup was made, by the wall clock and by the steady clock, and a row
-# for each account that was released since.
+# In ``counters``: when the backup was made, by the wall clock and by the steady clock, that no
+# daemon has run on it yet, and a row for each account that was released since. An account that a
+# restored backup had released before it was backed up itself has a moment of its own: the latter's.
 _TAKEN: Final = "backup_ms"
 _TAKEN_STEADY: Final = "backup_steady_ms"
+_UNUSED: Final = "backup_unused"
 _RELEASED: Final = "released "
+_TAKEN_OF: Final = "backup_ms "
 
 _UNCLEAR: Final = "it may have been delivered since the backup that was restored"
 _PAID: Final = "paid since the backup that was restored, by the operator's word"
@@ -30,13 +33,18 @@ _PAID: Final = "paid since the backup that was restored, by the operator's word"
 def mark(tx: Tx) -> None:
     """Make of a copy a backup that is taken now.
 
-    A copy of a restored backup that is still held stays one of the first moment: what the lost
-    database did, it may have done since then.
+    Of a restored backup, what is still held stays of the first moment: what the lost database did,
+    it may have done since then. What was paid to a released account is known up to now.
     """
+    tx.conn.execute(
+        "INSERT OR REPLACE INTO counters SELECT ? || substr(name, ?), ? FROM counters "
+        "WHERE name GLOB ?",
+        (_TAKEN_OF, len(_RELEASED) + 1, tx.now_ms, f"{_RELEASED}*"),
+    )
     tx.conn.execute("DELETE FROM counters WHERE name GLOB ?", (f"{_RELEASED}*",))
     tx.conn.execute(
-        "INSERT OR IGNORE INTO counters (name, value) VALUES (?, ?), (?, ?)",
-        (_TAKEN, tx.now_ms, _TAKEN_STEADY, steady_ms(tx)),
+        "INSERT OR IGNORE INTO counters (name, value) VALUES (?, ?), (?, ?), (?, 1)",
+        (_TAKEN, tx.now_ms, _TAKEN_STEADY, steady_ms(tx), _UNUSED),
     )
     tx.conn.execute(
         "UPDATE credits SET reason = ifnull(reason, ?), ambiguous_ms = ?, ambiguous_steady_ms = ? "
@@ -61,6 +69,19 @@ def is_marked(conn: Connection) -> bool:
     return _counter(conn, _TAKEN) is not None
 
 
+def is_unused(conn: Connection) -> bool:
+    """Return whether it is a backup that no daemon has run on; released or not."""
+    return _counter(conn, _UNUSED) is not None
+
+
+def use(conn: Connection, *, undo: bool = False) -> None:
+    """Note that a daemon runs on it from now on, or take that back."""
+    if undo:
+        conn.execute("INSERT INTO counters VALUES (?, 1)", (_UNUSED,))
+    else:
+        conn.execute("DELETE FROM counters WHERE name = ?", (_UNUSED,))
+
+
 def _counter(conn: Connection, name: str) -> int | None:
     row = conn.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
     return None if row is None else int(row[0])
@@ -71,10 +92,11 @@ def why_held(conn: Connection, account: AccountRow) -> str | None:
     taken = _counter(conn, _TAKEN)
     if taken is None or _is_released(conn, account.number):
         return None
-    at = datetime.fromtimestamp(taken // 1000, UTC)
+    own = _counter(conn, f"{_TAKEN_OF}{account.number}")
+    at = datetime.fromtimestamp((taken if own is None else own) // 1000, UTC)
     return (
         f"held: a backup of {at:%Y-%m-%d %H:%M:%S} UTC was restored; see on the ledger what was "
-        f"paid since, then `settled release {account.id}`"
+        f"paid since, then `settled release {account.id} --paid AMOUNT`, or `--nothing-paid`"
     )
 
 
@@ -87,24 +109,44 @@ def held(conn: Connection) -> Held | None:
     taken = _counter(conn, _TAKEN)
     if taken is None:
         return None
+    # Of an id, the latest life; a former one may owe too, but nothing pays that any more.
     rows = conn.execute(
-        "SELECT id, queued FROM accounts WHERE closed_ms IS NULL AND queued <> '0' "
-        "AND NOT EXISTS (SELECT 1 FROM counters WHERE name = ? || accounts.number) ORDER BY id",
+        "SELECT id, queued, closed_ms IS NULL FROM accounts AS latest "
+        "WHERE queued <> '0' AND queued NOT GLOB '-*' "
+        "AND NOT EXISTS (SELECT 1 FROM accounts WHERE id = latest.id AND number > latest.number) "
+        "AND NOT EXISTS (SELECT 1 FROM counters WHERE name = ? || latest.number) ORDER BY id",
         (_RELEASED,),
+    ).fetchall()
+    owed = {
+        is_open: [(row[0], Decimal(row[1])) for row in rows if row[2] == is_open]
+        for is_open in (0, 1)
+    }
+    own = conn.execute(
+        "SELECT id, value FROM counters JOIN accounts AS latest ON name = ? || number "
+        "WHERE NOT EXISTS (SELECT 1 FROM accounts WHERE id = latest.id AND number > latest.number)",
+        (_TAKEN_OF,),
     )
-    return Held(taken, tuple((account_id, Decimal(queued)) for account_id, queued in rows))
+    return Held(taken, tuple(owed[1]), tuple(owed[0]), dict(own.fetchall()))
 
 
 def release(tx: Tx, account_id: str, paid: Decimal) -> None:
     """See ``SqliteStore.release``."""
-    account = find_open(tx.conn, account_id)
+    account = find_latest(tx.conn, account_id)
     if account is None:
         raise AccountNotFound(account_id)
     if _counter(tx.conn, _TAKEN) is None or _is_released(tx.conn, account.number):
         raise NotResolvable(f"account {account_id} is not held: see `settled release`")
     if paid:
         _record_paid(tx, account, paid)
-    account.waiting = None
+    elif account.balance["queued"] <= 0:
+        # Released now, it would be paid without a look what a connector only sends again.
+        raise NotResolvable(
+            f"account {account_id} has nothing queued that could be released; what is requested "
+            f"later is held, until it is released or all is (`settled release --all`)"
+        )
+    account.waiting = (
+        CLOSED if account.closed_ms is not None and account.balance["queued"] else None
+    )
     account.retry_ms = 0
     account.save(tx)
     tx.conn.execute("INSERT INTO counters VALUES (?, 1)", (f"{_RELEASED}{account.number}",))
@@ -121,10 +163,18 @@ def _record_paid(tx: Tx, account: AccountRow, paid: Decimal) -> None:
     queued = account.balance["queued"]
     if paid > queued:
         missing = to_text(EXACT.subtract(paid, queued))
-        raise InvalidAmount(
+        if account.closed_ms is None:
+            advice = (
+                f"queue them with `settled settle {account.id} {missing} --key "
+                f"THE-CONNECTORS-KEY`, then release the account"
+            )
+        else:
+            advice = (
+                f"it is closed: reckon with the peer by hand, and give --paid {to_text(queued)}"
+            )
+        raise NotResolvable(
             f"account {account.id}: {to_text(paid)} was paid but only {to_text(queued)} is queued, "
-            f"so requests for {missing} or more were lost with the old database: queue them with "
-            f"`settled settle {account.id} {missing}`, then release the account"
+            f"so requests for {missing} or more were lost with the old database: {advice}"
         )
     settlement_id, amount = ids.mint(), to_text(paid)
     tx.conn.execute(
@@ -135,20 +185,47 @@ def _record_paid(tx: Tx, account: AccountRow, paid: Decimal) -> None:
     account.move(tx, "queued", "settled", paid, settlement_id)
 
 
-def release_all(tx: Tx) -> None:
+def release_all(tx: Tx, nothing_paid: bool) -> Held:
     """See ``SqliteStore.release_all``."""
-    if _counter(tx.conn, _TAKEN) is None:
+    free = held(tx.conn)
+    if free is None:
         raise NotResolvable("nothing is held: this database is no restored backup")
-    queued = tx.conn.execute(
-        "SELECT number FROM accounts WHERE closed_ms IS NULL AND queued <> '0'"
-    )
-    for (number,) in queued.fetchall():
-        if not _is_released(tx.conn, number):
-            tx.conn.execute(
-                "UPDATE accounts SET retry_ms = 0, waiting = NULL WHERE number = ?", (number,)
-            )
-            tx.touch(number)
+    if free.accounts and not nothing_paid:
+        first = ", ".join(f"{name} ({to_text(queued)})" for name, queued in free.accounts[:3])
+        more = ", ..." if len(free.accounts) > 3 else ""
+        raise NotResolvable(
+            f"with a queue and held: {first}{more}; release each with --paid AMOUNT or "
+            f"--nothing-paid, or say of all of them that nothing was paid, "
+            f"`settled release --all --nothing-paid`"
+        )
+    if not nothing_paid:
+        _check_no_doubt(tx.conn)
+    for account_id, _ in free.accounts:
+        tx.conn.execute(
+            "UPDATE accounts SET retry_ms = 0, waiting = NULL WHERE id = ? AND closed_ms IS NULL",
+            (account_id,),
+        )
+        account = find_latest(tx.conn, account_id)
+        assert account is not None  # noqa: S101 - it is held
+        tx.touch(account.number)
     tx.conn.execute(
-        "DELETE FROM counters WHERE name IN (?, ?) OR name GLOB ?",
-        (_TAKEN, _TAKEN_STEADY, f"{_RELEASED}*"),
+        "DELETE FROM counters WHERE name IN (?, ?) OR name GLOB ? OR name GLOB ?",
+        (_TAKEN, _TAKEN_STEADY, f"{_RELEASED}*", f"{_TAKEN_OF}*"),
     )
+    return free
+
+
+def _check_no_doubt(conn: Connection) -> None:
+    """Refuse while a payment is in doubt: what it leaves over may have been paid since, too."""
+    doubtful = conn.execute(
+        "SELECT id FROM accounts WHERE closed_ms IS NULL "
+        "AND (in_flight <> '0' OR unknown <> '0') "
+        "AND NOT EXISTS (SELECT 1 FROM counters WHERE name = ? || accounts.number) ORDER BY id",
+        (_RELEASED,),
+    ).fetchone()
+    if doubtful is not None:
+        raise NotResolvable(
+            f"account {doubtful[0]}: a payment is still in doubt, and what it leaves over is not "
+            f"to be paid before you have seen it: wait for the outcome, or give it with "
+            f"`settled settlements resolve`"
+        )

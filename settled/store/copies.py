@@ -1,0 +1,42 @@
+"""Copies that a daemon leaves beside its database: before an upgrade, or of one that has gone."""
+
+import os
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+
+def leave(path: Path, conn: sqlite3.Connection, kind: str) -> Path:
+    """Write what ``conn`` sees to ``<path>.<time>.<kind>``, and return that; all or nothing of it.
+
+    Only its owner can read it.
+
+    Raises:
+        sqlite3.Error: when it cannot be written.
+        OSError: when it cannot be given its name, durably.
+    """
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    backup = path.with_name(f"{path.name}.{stamp}.{kind}")
+    # Under its own name only when it is whole: what is called a backup can be restored.
+    part = path.with_name(f"{path.name}.{kind}.part")
+    _remove(part)  # what a start left that was killed
+    part.touch(0o600, exist_ok=False)
+    try:
+        with closing(sqlite3.connect(part)) as target:
+            conn.backup(target)
+    except sqlite3.Error:
+        _remove(part)  # it takes the room that the next try needs
+        raise
+    part.rename(backup)
+    directory = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return backup
+
+
+def _remove(part: Path) -> None:
+    for path in (part, part.with_name(f"{part.name}-journal")):
+        path.unlink(missing_ok=True)
