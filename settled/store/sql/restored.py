@@ -7,6 +7,7 @@ has compared it with the ledger; and a credit counts as unclear since the backup
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from sqlite3 import Connection
 from typing import Final
 
@@ -37,6 +38,13 @@ def mark(tx: Tx) -> None:
     tx.conn.execute(
         "INSERT OR IGNORE INTO counters (name, value) VALUES (?, ?), (?, ?)",
         (_TAKEN, tx.now_ms, _TAKEN_STEADY, steady_ms(tx)),
+    )
+    # It is to be seen before a daemon has looked at the accounts.
+    taken_ms = _counter(tx.conn, _TAKEN) or tx.now_ms
+    tx.conn.create_function("why_held", 1, partial(_why_held, taken_ms))
+    tx.conn.execute(
+        "UPDATE accounts SET waiting = why_held(id) WHERE closed_ms IS NULL AND hook IS NULL "
+        "AND queued <> '0' AND queued NOT GLOB '-*'"
     )
     tx.conn.execute(
         "UPDATE credits SET reason = ifnull(reason, ?), ambiguous_ms = ?, ambiguous_steady_ms = ? "
@@ -71,10 +79,14 @@ def why_held(conn: Connection, account: AccountRow) -> str | None:
     taken = _counter(conn, _TAKEN)
     if taken is None or _is_released(conn, account.number):
         return None
-    at = datetime.fromtimestamp(taken // 1000, UTC)
+    return _why_held(taken, account.id)
+
+
+def _why_held(taken_ms: int, account_id: str) -> str:
+    at = datetime.fromtimestamp(taken_ms // 1000, UTC)
     return (
         f"held: a backup of {at:%Y-%m-%d %H:%M:%S} UTC was restored; see on the ledger what was "
-        f"paid since, then `settled release {account.id} --paid AMOUNT`, or `--nothing-paid`"
+        f"paid since, then `settled release {account_id} --paid AMOUNT`, or `--nothing-paid`"
     )
 
 
