@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 
@@ -40,3 +40,16 @@ def leave(path: Path, conn: sqlite3.Connection, kind: str) -> Path:
 def _remove(part: Path) -> None:
     for path in (part, part.with_name(f"{part.name}-journal")):
         path.unlink(missing_ok=True)
+
+
+def newest(path: Path, kind: str) -> Path | None:
+    """Return the newest such copy beside the database at ``path``, if any."""
+    start, end = f"{path.name}.", f".{kind}"
+    with suppress(OSError):
+        names = [
+            name
+            for name in os.listdir(path.absolute().parent)
+            if name.startswith(start) and name.endswith(end) and len(name) > len(start + end)
+        ]
+        return path.with_name(max(names)) if names else None
+    return None

@@ -166,16 +166,24 @@ def _check_never_made(path: Path) -> None:
     """Refuse to make a fresh database where there is a trace of an old one."""
     log = log_of(path)
     log_status = _status(log)
-    if log_status is not None and log_status.st_size > 0:
+    has_log = log_status is not None and log_status.st_size > 0
+    if not has_log and lock.remembered(path).seq is None:
+        return
+    if (rescued := copies.newest(path, "rescued")) is not None:
+        raise ConfigError(
+            f"{path} is missing or empty, but {rescued} has all that its daemon knew as it went: "
+            f"remove {lock.lock_path(path)}, {log.name} and {path.name}-shm, then rename it to "
+            f'{path.name} (docs/operators.md, "Damage")'
+        )
+    if has_log:
         raise ConfigError(
             f"{path} is missing or empty but {log.name} is not: restore the database from a "
             f"backup, or move {log.name} away to start afresh"
         )
-    if lock.remembered(path).seq is not None:
-        raise ConfigError(
-            f"{path} is missing or empty, but there was a database: put it back, or restore a "
-            f"backup; to start afresh, with all keys forgotten, remove {lock.lock_path(path)}"
-        )
+    raise ConfigError(
+        f"{path} is missing or empty, but there was a database: put it back, or restore a "
+        f"backup; to start afresh, with all keys forgotten, remove {lock.lock_path(path)}"
+    )
 
 
 def create_empty(path: Path) -> None:

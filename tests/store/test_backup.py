@@ -94,7 +94,7 @@ def add_credits(path: Path, count: int) -> None:
 
 
 def content(path: Path) -> dict[str, list[object]]:
-    """Return all that is in a database, but the times that a backup notes in its copy."""
+    """Return all that is in a database, but what a backup notes in its copy."""
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as conn:
         tables = [name for (name,) in conn.execute("SELECT name FROM sqlite_schema WHERE sql > ''")]
         found = {}
@@ -106,7 +106,7 @@ def content(path: Path) -> dict[str, list[object]]:
                     column
                     for (column,) in conn.execute("SELECT name FROM pragma_table_info(?)", (name,))
                     if not column.startswith("ambiguous")
-                    and (name, column) != ("credits", "reason")
+                    and (name, column) not in {("credits", "reason"), ("accounts", "waiting")}
                 ]
                 rows = conn.execute(f"SELECT {', '.join(columns)} FROM {name}").fetchall()
                 found[name] = [row for row in rows if not str(row[0]).startswith("backup")]

@@ -102,6 +102,21 @@ async def test_a_missing_file_beside_its_log_is_not_replaced(path: Path) -> None
     assert not path.exists()
 
 
+async def test_the_newest_rescued_copy_is_named_first(path: Path) -> None:
+    await make(path)
+    path.unlink()
+    for name in ("settled.db.20300101T000000Z", "settled.db.20300102T000000Z", "other.db.2031"):
+        path.with_name(f"{name}.rescued").touch()
+    for log in (b"", b"log"):
+        path.with_name("settled.db-wal").write_bytes(log)
+        reason = await refused(path)
+        assert f"but {path}.20300102T000000Z.rescued has all that" in reason
+        assert "remove" in reason
+    path.with_name("settled.db-wal").unlink()
+    lock.lock_path(path).unlink()
+    await make(path)  # nothing is left that it could go with
+
+
 async def test_what_a_killed_start_left_half_made_is_undone(path: Path) -> None:
     half_made = path.parent / "half-made"
     half_made.mkdir()

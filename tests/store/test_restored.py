@@ -107,6 +107,21 @@ async def test_what_is_queued_is_held_and_says_why(store: SqliteStore) -> None:
     assert waiting.endswith("then `settled release alice --paid AMOUNT`, or `--nothing-paid`")
 
 
+async def test_that_it_is_held_is_said_before_any_daemon_has_looked(machine: Machine) -> None:
+    async with machine.open("first") as first:
+        await owe(first, 10, "k1")
+        await first.open_account("idle", setup=False)
+        machine.back_up("first", "copy")
+        assert (await first.account("alice")).waiting is None
+    async with machine.open("copy") as restored:
+        waiting = (await restored.account("alice")).waiting
+        assert waiting is not None
+        assert waiting.startswith(HELD)
+        assert (await restored.account("idle")).waiting is None
+        assert not await begun(restored)
+        assert (await restored.account("alice")).waiting == waiting
+
+
 async def test_neither_a_request_nor_a_retry_nor_a_start_releases_it(
     store: SqliteStore, clock: Clock
 ) -> None:

@@ -46,6 +46,19 @@ def mark(tx: Tx) -> None:
         "INSERT OR IGNORE INTO counters (name, value) VALUES (?, ?), (?, ?), (?, 1)",
         (_TAKEN, tx.now_ms, _TAKEN_STEADY, steady_ms(tx), _UNUSED),
     )
+    # It is to be seen before a daemon has looked at the accounts.
+    taken_ms = _counter(tx.conn, _TAKEN) or tx.now_ms
+    held_accounts = tx.conn.execute(
+        "SELECT number, id FROM accounts WHERE closed_ms IS NULL AND hook IS NULL "
+        "AND queued <> '0' AND queued NOT GLOB '-*'"
+    ).fetchall()
+    tx.conn.executemany(
+        "UPDATE accounts SET waiting = ? WHERE number = ?",
+        (
+            (_why_held(_taken_of(tx.conn, number, taken_ms), account_id), number)
+            for number, account_id in held_accounts
+        ),
+    )
     tx.conn.execute(
         "UPDATE credits SET reason = ifnull(reason, ?), ambiguous_ms = ?, ambiguous_steady_ms = ? "
         "WHERE state = 'undelivered' AND ambiguous_ms IS NULL",
@@ -92,11 +105,20 @@ def why_held(conn: Connection, account: AccountRow) -> str | None:
     taken = _counter(conn, _TAKEN)
     if taken is None or _is_released(conn, account.number):
         return None
-    own = _counter(conn, f"{_TAKEN_OF}{account.number}")
-    at = datetime.fromtimestamp((taken if own is None else own) // 1000, UTC)
+    return _why_held(_taken_of(conn, account.number, taken), account.id)
+
+
+def _taken_of(conn: Connection, number: int, taken_ms: int) -> int:
+    """Return since when payments to the account may be unknown."""
+    own = _counter(conn, f"{_TAKEN_OF}{number}")
+    return taken_ms if own is None else own
+
+
+def _why_held(taken_ms: int, account_id: str) -> str:
+    at = datetime.fromtimestamp(taken_ms // 1000, UTC)
     return (
         f"held: a backup of {at:%Y-%m-%d %H:%M:%S} UTC was restored; see on the ledger what was "
-        f"paid since, then `settled release {account.id} --paid AMOUNT`, or `--nothing-paid`"
+        f"paid since, then `settled release {account_id} --paid AMOUNT`, or `--nothing-paid`"
     )
 
 
