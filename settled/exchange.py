@@ -7,6 +7,7 @@ happens, also at every cancellation, the connection is closed in the end.
 """
 
 import base64
+import ipaddress
 import socket
 import ssl
 from collections.abc import Mapping
@@ -110,18 +111,29 @@ class Server:
         A look-up that hangs keeps its thread even when it is given up: it must not be one of those
         that everything else shares.
         """
-        found = await trio.to_thread.run_sync(
-            partial(socket.getaddrinfo, self._host, self._port, type=socket.SOCK_STREAM),
-            abandon_on_cancel=True,
-            limiter=self._look_ups,
-        )
+        addresses = [self._host]
+        if not _is_address(self._host):
+            found = await trio.to_thread.run_sync(
+                partial(socket.getaddrinfo, self._host, self._port, type=socket.SOCK_STREAM),
+                abandon_on_cancel=True,
+                limiter=self._look_ups,
+            )
+            addresses = [str(address[0]) for *_, address in found]
         failed: OSError | None = None
-        for *_, address in found:
+        for address in addresses:
             try:
-                return await trio.open_tcp_stream(str(address[0]), self._port)
+                return await trio.open_tcp_stream(address, self._port)
             except OSError as error:
                 failed = error
         raise failed or OSError(f"{self._host} has no address")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 class Exchange:

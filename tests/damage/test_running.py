@@ -263,19 +263,19 @@ HANGING_ENGINES = {
 }
 HANGING_ENGINE = """
 import pathlib, time, trio
-from settled.store import file
+from settled.store import copies
 
 async def shielded():
     with trio.CancelScope(shield=True):
         await trio.sleep_forever()
 
 def slow_down():
-    back_up = file.back_up
+    back_up = copies.leave
     def slowly(*arguments):
         pathlib.Path("copying").touch()
         time.sleep(2.5)
         return back_up(*arguments)
-    file.back_up = slowly
+    copies.leave = slowly
 
 class Hanging:
     async def settle(self, account_id, amount, settlement_id):

@@ -61,7 +61,7 @@ class Network:
 @contextmanager
 def in_place_of_tcp(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connector]:
     monkeypatch.setattr(trio, "open_tcp_stream", network.connect)
-    yield Connector("http://connector:7771")
+    yield Connector("http://127.0.0.1:7771")
 
 
 class Deliveries(ScriptedConnector):
