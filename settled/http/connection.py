@@ -123,7 +123,7 @@ class Connection:
 
     async def _answer(self) -> None:
         """Give a client that sends no more the answers that it may still wait for."""
-        if self._protocol.may_close_half:
+        if self._protocol.has_whole_request:
             with trio.move_on_after(limits.HALF_CLOSED_S):
                 while self._under_way:
                     self._answered = trio.Event()

@@ -36,9 +36,11 @@ class Protocol:
             self._protocol = _H11(*self._arguments)
 
     @property
-    def may_close_half(self) -> bool:
-        """Whether a client that sends no more may still wait for its answer."""
-        return isinstance(self._protocol, H11Protocol)
+    def has_whole_request(self) -> bool:
+        """Whether a client that sends no more may wait for its answer: its request came whole."""
+        if not isinstance(self._protocol, H11Protocol):
+            return False
+        return self._protocol.connection.their_state in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
 
     async def initiate(self) -> None:
         """Begin."""
