@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from settled.errors import ConfigError, SettledError
-from settled.store import clock, file
-from settled.store.sql import restored
+from settled.store import clock, copies, file, looking
+from settled.store.sql import reads, restored
 from settled.store.sql.audit import audit
 from settled.store.sql.ledger import Tx
 from settled.store.target import check_room, check_target, is_backup, unfinished_file
@@ -83,7 +83,7 @@ def back_up(
     with unfinished_file(target) as (unfinished, descriptor):
         try:
             with closing(file.connect(path, read_only=True)) as source:
-                check_room(path, target, _size_bytes(source), disk_reserve_bytes)
+                check_room(path, target, reads.size_bytes(source), disk_reserve_bytes)
                 # Read before the copy's moment: what the copy does not know came later.
                 taken_ms, up = now_ms(), uptime()
                 _copy(source, unfinished, on_copy)
@@ -123,12 +123,6 @@ def refuse_foreign_log(path: Path) -> None:
         )
 
 
-def _size_bytes(conn: sqlite3.Connection) -> int:
-    (pages,) = conn.execute("PRAGMA page_count").fetchone()
-    (page_bytes,) = conn.execute("PRAGMA page_size").fetchone()
-    return int(pages * page_bytes)
-
-
 def _copy(source: sqlite3.Connection, target: Path, progress: Progress) -> None:
     with _open_unsafely(target) as copy:
         source.execute("BEGIN")
@@ -166,8 +160,7 @@ def _open_unsafely(path: Path) -> Iterator[sqlite3.Connection]:
 
 def _check(path: Path, copy: Path, progress: Progress) -> None:
     # The file alone is looked at: nothing beside it will be there when it has its name.
-    uri = f"{copy.absolute().as_uri()}?immutable=1"
-    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as conn:
+    with closing(looking.connect(copy, without_log=True)) as conn:
         if not restored.is_marked(conn):
             raise sqlite3.DatabaseError("the copy lacks its mark")
         found = audit(conn, progress)
@@ -182,11 +175,7 @@ def _check(path: Path, copy: Path, progress: Progress) -> None:
 def _sync_directory(path: Path) -> None:
     directory = path.absolute().parent
     try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        copies.sync_directory(directory)
     except OSError as error:
         raise SettledError(
             f"{path} was made, but {directory} could not be synced ({error.strerror}): it may be "

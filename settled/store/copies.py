@@ -29,12 +29,21 @@ def leave(path: Path, conn: sqlite3.Connection, kind: str) -> Path:
         _remove(part)  # it takes the room that the next try needs
         raise
     part.rename(backup)
-    directory = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.absolute().parent)
     return backup
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names of a directory on the disk.
+
+    Raises:
+        OSError: when that fails.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove(part: Path) -> None:

@@ -34,10 +34,10 @@ def unusable(path: Path, error: Exception) -> SettledError:
         return StoreFull(f"{path}: its disk is full: free some room and start again")
     if is_damage(error):
         what = str(error)
-        if _code(error) == sqlite3.SQLITE_NOTADB:
+        if code(error) == sqlite3.SQLITE_NOTADB:
             what += "; is it the right --db?"
         return ConfigError(damage(path, what))
-    if _code(error) in _NOT_ALLOWED and (why := not_allowed(path)) is not None:
+    if code(error) in _NOT_ALLOWED and (why := not_allowed(path)) is not None:
         return ConfigError(why)
     return ConfigError(
         f"{path} cannot be opened as a database ({one_line(error)}): check its disk; if that is "
@@ -73,7 +73,7 @@ def not_allowed(path: Path) -> str | None:
 
 def is_busy(error: Exception) -> bool:
     """Return whether another program holds the lock."""
-    return _code(error) == sqlite3.SQLITE_BUSY
+    return code(error) == sqlite3.SQLITE_BUSY
 
 
 def is_full(error: Exception) -> bool:
@@ -83,11 +83,11 @@ def is_full(error: Exception) -> bool:
 
 def is_damage(error: Exception) -> bool:
     """Return whether the file is not what was written to it."""
-    return isinstance(error, UnicodeDecodeError) or _code(error) in _DAMAGE
+    return isinstance(error, UnicodeDecodeError) or code(error) in _DAMAGE
 
 
-def _code(error: Exception) -> int:
-    """Return SQLite's primary result code, without the extension in its upper bits."""
+def code(error: Exception) -> int:
+    """Return SQLite's primary result code, without the extension in its upper bits; 0: none."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 

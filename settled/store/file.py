@@ -20,9 +20,6 @@ with closing(sqlite3.connect(":memory:")) as _empty:
     # Of an empty database, all that the program knows is pending.
     _KNOWN: Final = frozenset(migration.name for migration in MIGRATIONS.pending(Database(_empty)))
 
-UNREADABLE: Final = faults.UNREADABLE
-unusable: Final = faults.unusable
-
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """Return a connection to the database at ``path``, with the pragmas that promises rest on.
@@ -52,28 +49,8 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             conn.close()
             raise
     except sqlite3.Error as error:
-        raise unusable(path, error) from error
+        raise faults.unusable(path, error) from error
     return conn
-
-
-def connect_looking(path: Path, *, without_log: bool = False) -> sqlite3.Connection:
-    """Return a connection that leaves the file and its log exactly as they are.
-
-    An ordinary connection that is closed as the last one moves the log into the file. Of a damaged
-    file both must stay, for whoever repairs it.
-
-    Args:
-        path: the database.
-        without_log: see the file as it is without the log beside it.
-    """
-    mode = "immutable=1" if without_log else "mode=ro"
-    return sqlite3.connect(
-        f"{path.absolute().as_uri()}?{mode}",
-        uri=True,
-        timeout=limits.BUSY_TIMEOUT_S,
-        isolation_level=None,
-        check_same_thread=False,
-    )
 
 
 def log_of(path: Path) -> Path:
@@ -122,8 +99,8 @@ def check(path: Path, *, create: bool) -> None:
     _finish_roll_back(path)
     try:
         application, tables = looking.look(path, _kind)
-    except UNREADABLE as error:
-        raise unusable(path, error) from error
+    except faults.UNREADABLE as error:
+        raise faults.unusable(path, error) from error
     if tables and application != APPLICATION_ID:
         raise ConfigError(f"{path} is not a settled database: give another --db")
 
@@ -208,8 +185,8 @@ def pending(path: Path) -> list[str]:
     """
     try:
         newer, needed = looking.look(path, _migrations)
-    except UNREADABLE as error:
-        raise unusable(path, error) from error
+    except faults.UNREADABLE as error:
+        raise faults.unusable(path, error) from error
     if newer:
         raise ConfigError(
             f"{path} was written by a newer settled (it has {', '.join(newer)}): "

@@ -18,7 +18,7 @@ import outcome
 import trio
 
 from settled.errors import StoreBroken
-from settled.store import copies, file, soundness
+from settled.store import copies, faults, file, soundness
 from settled.store.lock import Hold
 from settled.store.records import Difference
 from settled.store.sql import audit
@@ -61,7 +61,7 @@ class Guard:
             index = log.with_name(log.name.removesuffix("-wal") + "-shm")
             self._files: Final = {name: _identity(name) for name in (path.absolute(), log, index)}
         except (sqlite3.Error, OSError) as error:
-            raise file.unusable(path, error) from error
+            raise faults.unusable(path, error) from error
         HELD.add(self)
 
     def check(self) -> None:
@@ -164,9 +164,9 @@ class Guard:
             self._hold.suspect()
             raise StoreBroken(str(error)) from error
         except sqlite3.Error as error:
-            if _code(error) == sqlite3.SQLITE_INTERRUPT:
+            if faults.code(error) == sqlite3.SQLITE_INTERRUPT:
                 return []
-            if _code(error) not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            if faults.code(error) not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 raise
             self._hold.suspect()
             raise StoreBroken(str(soundness.damaged(self._path, str(error)))) from error
@@ -178,10 +178,6 @@ async def _interrupt_when_cancelled(conn: sqlite3.Connection) -> None:
         await trio.sleep_forever()
     finally:
         conn.interrupt()
-
-
-def _code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _identity(path: Path) -> _Identity | None:

@@ -18,6 +18,25 @@ _T = TypeVar("_T")
 _TRIES: Final = 3
 
 
+def connect(path: Path, *, without_log: bool = False) -> sqlite3.Connection:
+    """Return a connection that leaves the file and its log exactly as they are.
+
+    Of a damaged file both must stay, for whoever repairs it.
+
+    Args:
+        path: the database.
+        without_log: see the file as it is without the log beside it.
+    """
+    mode = "immutable=1" if without_log else "mode=ro"
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?{mode}",
+        uri=True,
+        timeout=limits.BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
 def look(path: Path, read: Callable[[sqlite3.Connection], _T]) -> _T:
     """Return what ``read`` returns, given a connection to the database at ``path``.
 
@@ -32,7 +51,8 @@ def look(path: Path, read: Callable[[sqlite3.Connection], _T]) -> _T:
             break
         result, error = None, None
         try:
-            result = _read(path, "immutable=1", read)
+            with closing(connect(path, without_log=True)) as conn:
+                result = read(conn)
         except sqlite3.Error as raised:
             error = raised
         if _state(path) == before:
@@ -40,14 +60,7 @@ def look(path: Path, read: Callable[[sqlite3.Connection], _T]) -> _T:
                 raise error
             return result  # type: ignore[return-value]
     # A log has content: to read it, SQLite needs the index of it beside it.
-    return _read(path, "mode=ro", read)
-
-
-def _read(path: Path, mode: str, read: Callable[[sqlite3.Connection], _T]) -> _T:
-    uri = f"{path.absolute().as_uri()}?{mode}"
-    with closing(
-        sqlite3.connect(uri, uri=True, isolation_level=None, timeout=limits.BUSY_TIMEOUT_S)
-    ) as conn:
+    with closing(connect(path)) as conn:
         return read(conn)
 
 

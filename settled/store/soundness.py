@@ -12,11 +12,10 @@ from sqlite_utils import Database
 
 from settled import limits
 from settled.errors import ConfigError, SettledError, StoreBusy
-from settled.store import backup, file
+from settled.store import backup, faults, file, looking
 from settled.store.lock import Hold, Record, held, lock_path
-from settled.store.sql import restored
+from settled.store.sql import reads, restored
 from settled.store.sql.schema import MIGRATIONS
-from settled.text import one_line
 
 _OF_DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 _FINDINGS_MAX: Final = 3
@@ -72,7 +71,7 @@ def inspect(path: Path, record: Record) -> None:
             f"only, and by another changes are lost: remove the other names, or use a copy"
         )
     try:
-        with closing(file.connect_looking(path)) as conn:
+        with closing(looking.connect(path)) as conn:
             schema = _applied_schema(conn)
             if schema is None:
                 if record.seq is not None:
@@ -83,11 +82,11 @@ def inspect(path: Path, record: Record) -> None:
                 check_whole(path, conn)
             _check_log(path, conn)
             _check_progress(path, conn, record)
-    except file.UNREADABLE as error:
+    except faults.UNREADABLE as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
         if code in _OF_DAMAGE:
             raise damaged(path, str(error)) from error
-        raise file.unusable(path, error) from error
+        raise faults.unusable(path, error) from error
 
 
 def is_small(path: Path) -> bool:
@@ -111,10 +110,7 @@ def check_whole(path: Path, conn: sqlite3.Connection) -> None:
 
 def damaged(path: Path, what: str) -> Damaged:
     """Return what an operator is told of a damaged file."""
-    return Damaged(
-        f"{path} is damaged ({one_line(what)}): keep a copy of it and of the files beside it, "
-        f'check the disk, and restore a backup (docs/operators.md, "Damage")'
-    )
+    return Damaged(faults.damage(path, what))
 
 
 def _applied_schema(conn: sqlite3.Connection) -> set[tuple[Any, ...]] | None:
@@ -144,9 +140,7 @@ def _check_schema(path: Path, conn: sqlite3.Connection, expected: set[tuple[Any,
 
 def _is_short(path: Path, conn: sqlite3.Connection) -> bool:
     """Return whether pages are missing at the end; the log may hold them, so this is no proof."""
-    (pages,) = conn.execute("PRAGMA page_count").fetchone()
-    (page_bytes,) = conn.execute("PRAGMA page_size").fetchone()
-    return bool(path.stat().st_size < pages * page_bytes)
+    return path.stat().st_size < reads.size_bytes(conn)
 
 
 def _check_log(path: Path, conn: sqlite3.Connection) -> None:
@@ -159,7 +153,7 @@ def _check_log(path: Path, conn: sqlite3.Connection) -> None:
         return
     entry = None
     # Without its log the file may be half-way between two states, and unreadable.
-    with suppress(*file.UNREADABLE), closing(file.connect_looking(path, without_log=True)) as alone:
+    with suppress(*faults.UNREADABLE), closing(looking.connect(path, without_log=True)) as alone:
         entry = alone.execute("SELECT * FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
     if entry is None:
         return
@@ -192,10 +186,10 @@ def _use_backup(path: Path, hold: Hold) -> None:
         SettledError: when that cannot be written; the next start tries again.
     """
     try:
-        with closing(file.connect_looking(path)) as looking:
-            if not restored.is_unused(looking):
+        with closing(looking.connect(path)) as conn:
+            if not restored.is_unused(conn):
                 return
-            seq = last_seq(looking)
+            seq = last_seq(conn)
         # First, as a number beyond what the file has would be taken for a loss.
         hold.start_over(path, seq)
         with closing(file.connect(path)) as conn:
@@ -204,7 +198,7 @@ def _use_backup(path: Path, hold: Hold) -> None:
             if busy:
                 restored.use(conn, undo=True)
     except sqlite3.Error as error:
-        raise file.unusable(path, error) from error
+        raise faults.unusable(path, error) from error
     if busy:
         raise StoreBusy(f"{path} is a restored backup in use by a command: start when that is done")
 

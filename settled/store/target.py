@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from settled.errors import SettledError, StoreFull, StoreHeld
-from settled.store import file, lock
+from settled.store import file, lock, looking
 from settled.store.sql import restored
 
 _BESIDE: Final = ("-wal", "-shm", "-journal")
@@ -19,10 +19,8 @@ _MIB: Final = 2**20
 
 def is_backup(path: Path) -> bool:
     """Return whether the file bears the mark of a backup, without regard to a log beside it."""
-    with suppress(sqlite3.Error):
-        uri = f"{path.absolute().as_uri()}?immutable=1"
-        with closing(sqlite3.connect(uri, uri=True)) as conn:
-            return restored.is_marked(conn)
+    with suppress(sqlite3.Error), closing(looking.connect(path, without_log=True)) as conn:
+        return restored.is_marked(conn)
     return False
 
 

@@ -17,6 +17,7 @@ import trio
 
 from settled import limits
 from settled.errors import SettledError, StoreBroken, StoreBusy, StoreFull
+from settled.store import faults
 from settled.store.clock import Uptime
 from settled.store.sql.ledger import Tx
 from settled.text import describe_error
@@ -174,7 +175,7 @@ class Writer:
         try:
             self._conn.execute("COMMIT")
         except sqlite3.Error as error:
-            passing = _code(error) in _PASSING
+            passing = faults.code(error) in _PASSING
             self._roll_back()
             if not passing:
                 self._broken = StoreBroken(
@@ -225,19 +226,14 @@ class Writer:
             error, sqlite3.IntegrityError | sqlite3.ProgrammingError
         ):
             return error
-        if _code(error) in _PASSING:
-            kind = StoreFull if _code(error) == sqlite3.SQLITE_FULL else StoreBusy
+        if faults.code(error) in _PASSING:
+            kind = StoreFull if faults.code(error) == sqlite3.SQLITE_FULL else StoreBusy
             busy = kind(f"the database cannot write now ({error}): nothing was recorded")
             busy.__cause__ = error
             return busy
         self._broken = StoreBroken(f"the database failed ({error}): check the disk and the file")
         self._broken.__cause__ = error
         return self._broken
-
-
-def _code(error: sqlite3.Error) -> int:
-    """Return SQLite's primary result code, without the extension in its upper bits."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _wake(jobs: Sequence[_Job]) -> None:

@@ -10,6 +10,7 @@ from typing import Final, cast
 from settled.amounts import EXACT, ZERO, to_text
 from settled.store.records import Bucket, Difference
 from settled.store.sql.ledger import BUCKETS, COLUMNS, ORIGINS, AccountRow
+from settled.store.sql.reads import size_bytes
 from settled.text import describe_error
 
 _PROGRESS_ROWS: Final = 10_000
@@ -28,7 +29,7 @@ Balance = dict[Bucket, Decimal]
 
 def audit(conn: Connection, progress: Callable[[int, int], None]) -> list[Difference]:
     """See ``Store.audit``. All is read from one snapshot."""
-    if _bytes(conn) <= _SORTED_IN_MEMORY_BYTES_MAX:
+    if size_bytes(conn) <= _SORTED_IN_MEMORY_BYTES_MAX:
         # A full disk, or a temporary directory that is read-only, must not stand in the way.
         conn.execute("PRAGMA temp_store = MEMORY")
     conn.execute("BEGIN")
@@ -44,12 +45,6 @@ def audit(conn: Connection, progress: Callable[[int, int], None]) -> list[Differ
     finally:
         if conn.in_transaction:  # SQLite itself may have rolled back already
             conn.execute("ROLLBACK")
-
-
-def _bytes(conn: Connection) -> int:
-    (pages,) = conn.execute("PRAGMA page_count").fetchone()
-    (page_bytes,) = conn.execute("PRAGMA page_size").fetchone()
-    return int(pages) * int(page_bytes)
 
 
 def _integrity(conn: Connection) -> Iterator[Difference]:

@@ -109,3 +109,10 @@ def unfinished(conn: Connection, work: Work, after: int, limit: int) -> list[int
     """See ``Store.unfinished``."""
     rows = conn.execute(_UNFINISHED[work], {"after": after, "limit": limit})
     return [number for (number,) in rows]
+
+
+def size_bytes(conn: Connection) -> int:
+    """Return how large the database is as ``conn`` sees it, its log included."""
+    (pages,) = conn.execute("PRAGMA page_count").fetchone()
+    (page_bytes,) = conn.execute("PRAGMA page_size").fetchone()
+    return int(pages) * int(page_bytes)
