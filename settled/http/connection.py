@@ -22,6 +22,8 @@ from hypercorn.typing import (
 from hypercorn.utils import parse_socket_addr
 
 from settled import limits
+from settled.core.operations import Operations
+from settled.http.lane import ShortLane
 from settled.http.protocols import Protocol
 from settled.http.slots import Slot
 
@@ -39,6 +41,7 @@ class Connection:
         context: is told when the server stops.
         stream: the connection.
         slot: its place.
+        operations: what the short lane settles with; without them there is no such lane.
         over: is called when it is closed: what its client still sends is for nobody.
     """
 
@@ -50,6 +53,7 @@ class Connection:
         stream: Stream,
         *,
         slot: Slot,
+        operations: Operations | None,
         over: Callable[[], None],
     ) -> None:
         self._app = app
@@ -57,6 +61,7 @@ class Connection:
         self._context = context
         self._stream = stream
         self._slot = slot
+        self._operations = operations
         self._over = over
         self._tasks = TaskGroup()
         self._sending = trio.Lock()
@@ -71,6 +76,14 @@ class Connection:
         try:
             alpn_protocol = await self._handshake()
             sock = socket_of(self._stream)
+            said = b""
+            if self._operations is not None and alpn_protocol != "h2":
+                lane = ShortLane(
+                    self._operations, self._stream, sock, slot=self._slot, context=self._context
+                )
+                said = await lane.serve()
+                if not said:
+                    return
             async with self._tasks:
                 self._protocol = Protocol(
                     alpn_protocol,
@@ -87,7 +100,7 @@ class Connection:
                 )
                 await self._protocol.initiate()
                 await self._idle.restart(self._tasks, self._close_when_idle)
-                await self._read()
+                await self._read(said)
                 self._ended = True
                 await self._idle.stop()
         except (OSError, trio.BrokenResourceError, trio.TooSlowError):
@@ -103,9 +116,15 @@ class Connection:
         chosen: str | None = self._stream.selected_alpn_protocol()
         return chosen
 
-    async def _read(self) -> None:
-        """Read a little at a time, so that nobody has us parse thousands of frames in one go."""
-        first = True
+    async def _read(self, said: bytes) -> None:
+        """Read a little at a time, so that nobody has us parse thousands of frames in one go.
+
+        Args:
+            said: what was read already.
+        """
+        first = not said
+        if said:
+            await self._protocol.handle(RawData(said))
         while True:
             try:
                 with trio.fail_after(limits.SILENCE_S):
