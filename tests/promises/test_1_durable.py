@@ -123,13 +123,15 @@ async def test_one_bad_request_of_a_batch_does_not_spoil_the_others(
 ) -> None:
     """A fault half-way through one request undoes that one, and only that one."""
 
-    def fail_for_the_poison(conn: sqlite3.Connection, account_id: str) -> ledger.AccountRow | None:
-        if account_id == "poison":
+    find = requests._accounts
+
+    def fail_for_the_poison(conn: sqlite3.Connection, asked: Sequence[requests.Request]) -> Any:
+        if any(request.account_id == "poison" for request in asked):
             conn.execute("UPDATE accounts SET failures = 99")
             raise RuntimeError("half-way")
-        return ledger.find_open(conn, account_id)
+        return find(conn, asked)
 
-    monkeypatch.setattr(requests, "find_open", fail_for_the_poison)
+    monkeypatch.setattr(requests, "_accounts", fail_for_the_poison)
     answers: dict[str, object] = {}
 
     async with open_sqlite(tmp_path / "s.db", exclusive=True, create=True) as store:
