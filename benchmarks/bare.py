@@ -4,10 +4,10 @@ Each request writes what settled writes for it: its idempotency key, its line of
 the balances of its account (those once a batch). All that wait together are committed together, in
 one thread, with ``synchronous = FULL``. There are no checks, limits, replays or settlements.
 
-    python -m benchmarks.bare FILE [http|parse|commit]
+    python -m benchmarks.bare FILE commit
 
-FILE is a database that settled made, with its accounts. ``http`` answers without a look at the
-body, ``parse`` without a commit; they tell what each part costs.
+FILE is a database that settled made, with its accounts. In the place of ``commit``, ``http``
+answers without a look at the body and ``parse`` without a commit: they tell what each part costs.
 """
 
 import queue
@@ -151,7 +151,7 @@ async def _durable(writer: GroupCommit, request: Request) -> bytes:
     return created(msgspec.json.encode(quantity))
 
 
-async def main(path: Path, part: str = "commit") -> None:
+async def main(path: Path, part: str) -> None:
     """Serve until the process is ended."""
     handles = {"http": _http_only, "parse": _parse_only}
     handle = handles.get(part) or partial(_durable, GroupCommit(path))
@@ -162,4 +162,4 @@ async def main(path: Path, part: str = "commit") -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, Path(sys.argv[1]), *sys.argv[2:])
+    trio.run(main, Path(sys.argv[1]), sys.argv[2])

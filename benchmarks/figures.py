@@ -51,7 +51,7 @@ class Ratio:
     over: Series
     under: Series
     bar: float
-    at: Literal["least", "most"]
+    at: Literal["least", "most"] = "least"
 
     @property
     def value(self) -> float:
@@ -98,7 +98,7 @@ class Figures:
 
         figures = Figures()
         figures.add("settlements", "1 connection", "settled", "requests/s", 2900.0)
-        figures.series("settlements", "1 connection", "settled", "requests/s").median
+        figures.of("settlements", "1 connection", "requests/s")["settled"].median
     """
 
     def __init__(self) -> None:
@@ -112,11 +112,7 @@ class Figures:
         """Return every series, in the order in which they were begun."""
         return [Series(*key, tuple(values)) for key, values in self._values.items()]
 
-    def series(self, measure: str, case: str, side: str, unit: str) -> Series:
-        """Return one series.
-
-        Raises:
-            KeyError: when it was not measured.
-        """
-        key = (measure, case, side, unit)
-        return Series(*key, tuple(self._values[key]))
+    def of(self, measure: str, case: str, unit: str) -> dict[str, Series]:
+        """Return the series of each side that was measured."""
+        wanted = (measure, case, unit)
+        return {s.side: s for s in self.all() if (s.measure, s.case, s.unit) == wanted}

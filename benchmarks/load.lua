@@ -1,5 +1,6 @@
--- What wrk sends: settlement requests or messages to all accounts in turn, each request under an
--- idempotency key of its own. Arguments: kind, prefix of the keys, number of accounts.
+-- What wrk sends: settlement requests or messages to some accounts in turn, each request under an
+-- idempotency key of its own. Arguments: kind, prefix of the keys, number of accounts, step from
+-- one account's number to the next, pause of each connection between its requests in ms.
 -- At the end one line of JSON says what came of it.
 
 local threads = {}
@@ -10,26 +11,26 @@ function setup(thread)
 end
 
 function init(args)
-   kind, prefix, accounts = args[1], args[2], tonumber(args[3])
+   kind, prefix, accounts, step = args[1], args[2], tonumber(args[3]), tonumber(args[4])
+   local pause_ms = tonumber(args[5])
+   if pause_ms > 0 then
+      delay = function() return pause_ms end
+   end
    sent = 0
-   heads = {}
    local body, media_type = '{"amount":"100","scale":2}', "application/json"
    if kind == "messages" then
       body, media_type = '{"type":"echo"}', "application/octet-stream"
    end
-   for account = 0, accounts - 1 do
-      heads[account] = table.concat({
-         "POST /accounts/a" .. account .. "/" .. kind .. " HTTP/1.1",
-         "Host: localhost", "Content-Type: " .. media_type, "Content-Length: " .. #body,
-         "Idempotency-Key: " .. prefix .. number .. "-",
-      }, "\r\n")
-   end
+   middle = table.concat({
+      "/" .. kind .. " HTTP/1.1", "Host: localhost", "Content-Type: " .. media_type,
+      "Content-Length: " .. #body, "Idempotency-Key: " .. prefix .. number .. "-",
+   }, "\r\n")
    tail = "\r\n\r\n" .. body
 end
 
 function request()
    sent = sent + 1
-   return heads[sent % accounts] .. sent .. tail
+   return "POST /accounts/a" .. sent % accounts * step .. middle .. sent .. tail
 end
 
 function done(summary, latency, requests)

@@ -4,7 +4,7 @@ import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from benchmarks.errors import BenchmarkError
 
@@ -66,24 +66,44 @@ def parse(output: str) -> Load:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """To whom requests go: so many accounts in turn, of which every ``step``-th one is meant.
+
+    They are called a0, a1, ...
+    """
+
+    count: int
+    step: int = 1
+
+
 def run(
-    url: str, *, kind: str, prefix: str, accounts: int, connections: int, seconds: int
+    url: str,
+    *,
+    kind: Literal["settlements", "messages"],
+    prefix: str,
+    accounts: Accounts,
+    connections: int,
+    seconds: int,
+    pause_ms: int = 0,
 ) -> Load:
     """Send requests of one kind over a number of connections for some seconds.
 
     Args:
         url: whom to.
-        kind: ``settlements`` or ``messages``.
+        kind: what.
         prefix: what the idempotency keys begin with.
-        accounts: to how many accounts, in turn; they are called a0, a1, ...
+        accounts: to which accounts.
         connections: how many at once.
         seconds: for how long.
+        pause_ms: how long each connection rests between its requests.
 
     Raises:
         BenchmarkError: when any request failed.
     """
     wrk = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={_PATIENCE_S}s"]
-    arguments = [*wrk, "-s", str(_SCRIPT), url, "--", kind, prefix, str(accounts)]
+    told = [kind, prefix, str(accounts.count), str(accounts.step), str(pause_ms)]
+    arguments = [*wrk, "-s", str(_SCRIPT), url, "--", *told]
     result = subprocess.run(arguments, capture_output=True, text=True, check=False)
     if result.returncode:
         raise BenchmarkError(f"wrk failed: {result.stderr.strip() or result.stdout.strip()}")

@@ -50,12 +50,18 @@ class _Reader:
         self.request = Request()
 
 
+def answer(status: bytes, body: bytes) -> bytes:
+    """Return the bytes of an answer in JSON."""
+    return b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        status,
+        len(body),
+        body,
+    )
+
+
 def created(body: bytes) -> bytes:
     """Return the bytes of a 201 with this body."""
-    return (
-        b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-        % (len(body), body)
-    )
+    return answer(b"201 Created", body)
 
 
 async def serve(handle: Handle, *, task_status: trio.TaskStatus[str]) -> None:

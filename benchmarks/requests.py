@@ -2,15 +2,19 @@
 
 import http.client
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
 from urllib.parse import urlsplit
 
 from benchmarks.errors import BenchmarkError
 
-_TIMEOUT_S = 30
+_TIMEOUT_S: Final = 30
+_WANTED: Final = {"POST": 201, "GET": 200}
 
 
 def post(url: str, path: str, body: object, *, key: str | None = None) -> bytes:
-    """Post JSON, as a message unless it has a key or is about accounts; return the answer's body.
+    """Post JSON, as the path wants it; return the answer's body.
 
     Raises:
         BenchmarkError: when the answer is anything but 201.
@@ -19,7 +23,7 @@ def post(url: str, path: str, body: object, *, key: str | None = None) -> bytes:
     headers = {"Content-Type": media_type}
     if key is not None:
         headers["Idempotency-Key"] = key
-    return _request(url, "POST", path, json.dumps(body).encode(), headers, 201)
+    return _request(url, "POST", path, json.dumps(body).encode(), headers)
 
 
 def get(url: str, path: str) -> bytes:
@@ -28,23 +32,27 @@ def get(url: str, path: str) -> bytes:
     Raises:
         BenchmarkError: when the answer is anything but 200.
     """
-    return _request(url, "GET", path, None, {}, 200)
+    return _request(url, "GET", path)
 
 
 def _request(
-    url: str, method: str, path: str, body: bytes | None, headers: dict[str, str], wanted: int
+    url: str,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:
     parts = urlsplit(url)
     conn = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
     try:
-        conn.request(method, path, body, headers)
+        conn.request(method, path, body, dict(headers))
         response = conn.getresponse()
         answer = response.read()
     except OSError as error:
         raise BenchmarkError(f"{method} {url}{path} failed: {error}") from error
     finally:
         conn.close()
-    if response.status != wanted:
+    if response.status != _WANTED[method]:
         raise BenchmarkError(
             f"{method} {url}{path} was answered with {response.status}: {answer[:200]!r}"
         )

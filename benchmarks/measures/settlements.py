@@ -1,66 +1,60 @@
 """Durable settlement requests a second, and how long each waits for its answer."""
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from benchmarks import books, load
 from benchmarks.figures import Figures, Limit, Ratio
+from benchmarks.plan import Plan, turns
 from benchmarks.requests import post
 from benchmarks.sides import ACCOUNTS, NO_CONNECTOR, Running, Side
 
 MEASURE: Final = "settlements"
 CONNECTIONS: Final = (1, 32, 128)
 RATE: Final = "requests/s"
+P50: Final = "p50 ms"
 P99: Final = "p99 ms"
-_WARM_UP_S: Final = 1
+_WARM_UP_S: Final = 2
+_AMOUNT: Final = {"amount": "100", "scale": 2}
 
 
-def run(
-    sides: Sequence[Side],
-    figures: Figures,
-    *,
-    rounds: int,
-    seconds: int,
-    say: Callable[[str], None],
-    connections: Sequence[int] = CONNECTIONS,
-) -> None:
-    """Measure every side once a round, each time afresh and another one first."""
-    for number in range(rounds):
-        first = number % len(sides)
-        for side in (*sides[first:], *sides[:first]):
-            with (
-                tempfile.TemporaryDirectory(prefix="settled-bench-") as directory,
-                side.start(Path(directory), NO_CONNECTOR) as running,
-            ):
-                _look(running)
-                measure_one(running, side, "warm-up-", 32, _WARM_UP_S)
-                for count in connections:
-                    seen = measure_one(running, side, f"c{count}-", count, seconds)
-                    case = f"{count} connection{'s' * (count > 1)}"
-                    figures.add(MEASURE, case, side.name, RATE, seen.rate)
-                    figures.add(MEASURE, case, side.name, P99, seen.p99_ms)
-                    figures.add(MEASURE, case, side.name, "p50 ms", seen.p50_ms)
-                    say(
-                        f"round {number + 1}, {side.name}, {case}: {seen.rate:,.0f} {RATE}, "
-                        f"p50 {seen.p50_ms:.2f} p99 {seen.p99_ms:.2f} max {seen.max_ms:.1f} ms"
-                    )
+def run(sides: Sequence[Side], plan: Plan, connections: Sequence[int] = CONNECTIONS) -> None:
+    """Put every side under load over so many connections, each time afresh."""
+    for side, directory in turns(sides, plan.rounds):
+        with side.start(directory, NO_CONNECTOR) as running:
+            # Once by hand: it must be the answer that a connector needs.
+            post(running.process.url, "/accounts/a0/settlements", _AMOUNT, key="look")
+            under_load(running, side, "warm-up-", 32, _WARM_UP_S)
+            for count in connections:
+                seen = under_load(running, side, f"c{count}-", count, plan.seconds)
+                case = case_of(count)
+                plan.figures.add(MEASURE, case, side.name, RATE, seen.rate)
+                plan.figures.add(MEASURE, case, side.name, P50, seen.p50_ms)
+                plan.figures.add(MEASURE, case, side.name, P99, seen.p99_ms)
+                plan.say(
+                    f"{MEASURE}, {side.name}, {case}: {seen.rate:,.0f} {RATE}, "
+                    f"p50 {seen.p50_ms:.2f} ms, p99 {seen.p99_ms:.2f} ms"
+                )
 
 
-def measure_one(
+def case_of(connections: int) -> str:
+    """Return how a number of connections is called."""
+    return "1 connection" if connections == 1 else f"{connections} connections"
+
+
+def under_load(
     running: Running, side: Side, prefix: str, connections: int, seconds: int
 ) -> load.Load:
-    """Put one side under load, and compare what it acknowledged with what it keeps.
+    """Put one side under load, and compare what it acknowledged with what it has on record.
 
     Raises:
-        BenchmarkError: when a request failed, was lost, or is on record without having been sent.
+        BenchmarkError: when a request failed or was lost, or one is on record that was not sent.
     """
     seen = load.run(
         running.process.url,
         kind="settlements",
         prefix=prefix,
-        accounts=ACCOUNTS,
+        accounts=load.Accounts(ACCOUNTS),
         connections=connections,
         seconds=seconds,
     )
@@ -68,25 +62,17 @@ def measure_one(
     return seen
 
 
-def _look(running: Running) -> None:
-    """Ask once, and see that the answer is the one that a connector needs."""
-    post(running.process.url, "/accounts/a0/settlements", {"amount": "100", "scale": 2}, key="look")
-
-
 def bars(figures: Figures) -> Iterator[Ratio | Limit]:
     """Yield what must hold between the sides that were measured."""
-    names = {series.side for series in figures.all() if series.measure == MEASURE}
     for count, times in ((1, 1.5), (32, 3.5), (128, 3.5)):
-        case = f"{count} connection{'s' * (count > 1)}"
-        if {"settled", "original"} <= names:
-            mine = figures.series(MEASURE, case, "settled", RATE)
-            theirs = figures.series(MEASURE, case, "original", RATE)
-            yield Ratio(f"durable settlements/s, {case}", mine, theirs, times, "least")
+        case = case_of(count)
+        rate = figures.of(MEASURE, case, RATE)
+        p99 = figures.of(MEASURE, case, P99)
+        if rate.keys() >= {"settled", "original"}:
+            mine, theirs = rate["settled"], rate["original"]
+            yield Ratio(f"durable settlements/s, {case}, to the original", mine, theirs, times)
             if count > 1:
-                mine = figures.series(MEASURE, case, "settled", P99)
-                theirs = figures.series(MEASURE, case, "original", P99)
-                yield Ratio(f"p99 latency, {case}", mine, theirs, 0.5, "most")
-        if {"settled", "bare"} <= names:
-            mine = figures.series(MEASURE, case, "settled", RATE)
-            floor = figures.series(MEASURE, case, "bare", RATE)
-            yield Ratio(f"share of the floor, {case}", mine, floor, 0.6, "least")
+                mine, theirs = p99["settled"], p99["original"]
+                yield Ratio(f"p99 latency, {case}, to the original", mine, theirs, 0.5, "most")
+        if rate.keys() >= {"settled", "bare"} and count > 1:
+            yield Ratio(f"share of the floor, {case}", rate["settled"], rate["bare"], 0.6)

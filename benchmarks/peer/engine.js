@@ -5,13 +5,14 @@ const net = require('net')
 const BigNumber = require('bignumber.js').BigNumber
 const { startServer, connectRedis } = require('ilp-settlement-core')
 
-// The package binds every interface; a benchmark stays on loopback.
+const { PORT, REDIS_PORT, CONNECTOR_URL, ACCOUNTS } = process.env
+
+// The package binds every interface, and does not tell when; a benchmark stays on loopback.
 const listen = net.Server.prototype.listen
 net.Server.prototype.listen = function (port, ...rest) {
+  this.once('listening', () => console.log(`listens on http://127.0.0.1:${PORT}`))
   return listen.call(this, port, '127.0.0.1', ...rest)
 }
-
-const { PORT, REDIS_PORT, CONNECTOR_URL, ACCOUNTS } = process.env
 let credits = 0
 
 async function workers(total, atOnce, work) {
@@ -41,7 +42,6 @@ const createEngine = async services => ({
 async function main() {
   const store = await connectRedis({ host: '127.0.0.1', port: +REDIS_PORT })
   await startServer(createEngine, store, { port: PORT, connectorUrl: CONNECTOR_URL })
-  console.log(`listens on http://127.0.0.1:${PORT}`)
 }
 
 main()

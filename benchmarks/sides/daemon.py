@@ -1,5 +1,6 @@
 """settled, as ``settled run`` ships it."""
 
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,24 +17,40 @@ ROOT: Final = Path(__file__).parents[2]
 DB: Final = "settled.db"
 
 
-def command(*arguments: str) -> list[str]:
-    """Return how settled is run with our engine, on a free port."""
-    engine = ("--engine", "benchmarks.engine:create_engine")
-    return [sys.executable, "-m", "settled", "run", "--listen", "127.0.0.1:0", *engine, *arguments]
+def has_lane() -> bool:
+    """Return whether this settled can be told to do without its short lane."""
+    line = [sys.executable, "-m", "settled", "run", "--help"]
+    shown = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    return "--no-short-lane" in shown
 
 
 @contextmanager
 def daemon(
-    directory: Path, connector_url: str, arguments: Sequence[str] = ()
+    directory: Path,
+    connector_url: str,
+    arguments: Sequence[str] = (),
+    *,
+    db: Path | str = DB,
+    module: str = "settled",
 ) -> Iterator[Process]:
-    """Run settled in a directory, on the database there or a new one."""
-    line = command("--db", DB, "--connector-url", connector_url, *arguments)
-    with running(line, directory, environment={"PYTHONPATH": str(ROOT)}) as process:
+    """Run settled with our engine, on a free port; a new database is made unless it is there.
+
+    Args:
+        directory: where it runs.
+        connector_url: where its connector is.
+        arguments: more of the command line.
+        db: the database, a name in ``directory`` unless it is a path.
+        module: what is run in the place of settled.
+    """
+    line = [sys.executable, "-m", module, "run", "--listen", "127.0.0.1:0", "--db", str(db)]
+    line += ["--engine", "benchmarks.engine:create_engine", "--connector-url", connector_url]
+    with running([*line, *arguments], directory, environment={"PYTHONPATH": str(ROOT)}) as process:
         yield process
 
 
 @contextmanager
-def _start(arguments: Sequence[str], directory: Path, connector_url: str) -> Iterator[Running]:
+def start(arguments: Sequence[str], directory: Path, connector_url: str) -> Iterator[Running]:
+    """Run settled afresh with these arguments; see ``Side.start``."""
     db = (directory / DB).absolute()
     with daemon(directory, connector_url, arguments) as process:
         open_accounts(process.url, ACCOUNTS)
@@ -41,9 +58,9 @@ def _start(arguments: Sequence[str], directory: Path, connector_url: str) -> Ite
     books.audit(db)
 
 
-SETTLED: Final = Side("settled", "settled", partial(_start, ()))
+SETTLED: Final = Side("settled", "settled", partial(start, ()))
 WITHOUT_LANE: Final = Side(
     "settled-no-short-lane",
     "settled --no-short-lane",
-    partial(_start, ("--no-short-lane",)),
+    partial(start, ("--no-short-lane",)),
 )

@@ -26,7 +26,7 @@ async def _make(path: Path) -> None:
 def _start(part: str, directory: Path, _connector_url: str) -> Iterator[Running]:
     db = (directory / DB).absolute()
     trio.run(_make, db)
-    line = [sys.executable, "-m", "benchmarks.bare", db, part]
+    line = [sys.executable, "-m", "benchmarks.bare", str(db), part]
     with running(line, directory, environment={"PYTHONPATH": str(ROOT)}) as process:
         yield Running(process, partial(books.kept, db))
     books.audit(db)
