@@ -48,21 +48,31 @@ def ask(url: str, of: Process, work: Literal["credit", "send"], count: int) -> A
         BenchmarkError: when nothing comes for long, or more comes than was asked for.
     """
     counted = "different" if work == "credit" else "messages"
-    before = _counts(of)
+    before = _counts(of)[counted]
     began_ns, cpu_s = time.monotonic_ns(), of.cpu_s()
     post(url, "/accounts/a0/messages", {"type": work, "count": count, "at_once": AT_ONCE})
-    now, heard_s = before, time.monotonic()
-    while (came := now[counted] - before[counted]) < count:
-        if time.monotonic() - heard_s > _STALLED_S:
-            raise BenchmarkError(f"{count} of {work} were asked for, and {came} came")
-        time.sleep(_LOOK_S)
-        former, now = now, _counts(of)
-        if now != former:
-            heard_s = time.monotonic()
-    if came > count:
-        raise BenchmarkError(f"{count} of {work} were asked for, but {came} came")
-    seconds = (now["last_ns"] - began_ns) / 1e9
+    counts = wait_for(of, counted, before + count)
+    seconds = (counts["last_ns"] - began_ns) / 1e9
     return Asked(count / seconds, (of.cpu_s() - cpu_s) / seconds)
+
+
+def wait_for(of: Process, counted: str, wanted: int) -> dict[str, int]:
+    """Return what the connector has counted once it has come to what is wanted.
+
+    Raises:
+        BenchmarkError: when nothing comes for long, or more comes than is wanted.
+    """
+    counts, heard_s = _counts(of), time.monotonic()
+    while counts[counted] < wanted:
+        if time.monotonic() - heard_s > _STALLED_S:
+            raise BenchmarkError(f"{counts[counted]} of {wanted} came, and then no more")
+        time.sleep(_LOOK_S)
+        former, counts = counts, _counts(of)
+        if counts != former:
+            heard_s = time.monotonic()
+    if counts[counted] > wanted:
+        raise BenchmarkError(f"{wanted} were wanted, but {counts[counted]} came")
+    return counts
 
 
 def _counts(of: Process) -> dict[str, int]:

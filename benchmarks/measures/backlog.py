@@ -52,7 +52,7 @@ def _prune(directory: Path, plan: Plan) -> None:
             process.url,
             kind="settlements",
             prefix="pruning-",
-            accounts=load.Accounts(100, 1000),
+            accounts=load.Accounts(100, _EXPIRED.accounts // 100),
             connections=_CONNECTIONS,
             seconds=plan.seconds,
         )
