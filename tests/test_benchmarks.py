@@ -155,7 +155,7 @@ def test_ratios_are_of_medians_and_of_rounds() -> None:
 
 
 def test_the_page_and_the_chart_show_what_was_found(tmp_path: Path) -> None:
-    (tmp_path / "performance.md").write_text(f"before\n{page.BEGIN}\nformer figures\n{page.END}\nafter\n")
+    (tmp_path / "performance.md").write_text(f"before\n{page.BEGIN}\nformer\n{page.END}\nafter\n")
     series = figures().all()
     bars = [Ratio("much <more>", series[0], series[1], 2)]
     titles = {"settled": "settled & sons", "original": "the original"}
