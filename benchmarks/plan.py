@@ -2,11 +2,12 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.figures import Figures
-from benchmarks.sides import Side
+from benchmarks.sides import WORK, Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,18 @@ class Plan:
     say: Callable[[str], None]
 
 
+@contextmanager
+def directory() -> Iterator[Path]:
+    """Give an empty directory, which is removed at the end of the block."""
+    WORK.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=WORK) as name:
+        yield Path(name)
+
+
 def turns(sides: Sequence[Side], rounds: int) -> Iterator[tuple[Side, Path]]:
     """Yield each side once a round with an empty directory, each time another one first."""
     for number in range(rounds):
         first = number % len(sides)
         for side in (*sides[first:], *sides[:first]):
-            with tempfile.TemporaryDirectory(prefix="settled-bench-") as directory:
-                yield side, Path(directory)
+            with directory() as empty:
+                yield side, empty

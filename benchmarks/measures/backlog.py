@@ -1,7 +1,6 @@
 """What waits when a daemon starts: keys whose time is over, and credits that are undelivered."""
 
 import sqlite3
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,7 +12,7 @@ from benchmarks.figures import Figures, Limit, Ratio
 from benchmarks.filling import Size, fill
 from benchmarks.hurried import KEY_TICK_S
 from benchmarks.measures import asking
-from benchmarks.plan import Plan
+from benchmarks.plan import Plan, directory
 from benchmarks.sides import NO_CONNECTOR
 from benchmarks.sides.daemon import DB, daemon
 
@@ -34,17 +33,17 @@ _CONNECTIONS: Final = 32
 
 def run(plan: Plan) -> None:
     """Start on a backlog of either kind, once a round."""
-    with tempfile.TemporaryDirectory(prefix="settled-bench-") as directory:
-        for _ in range(plan.rounds):
-            _prune(Path(directory), plan)
-            _deliver(Path(directory), plan)
+    for _ in range(plan.rounds):
+        for work in (_prune, _deliver):
+            with directory() as empty:
+                work(empty, plan)
 
 
-def _prune(directory: Path, plan: Plan) -> None:
+def _prune(where: Path, plan: Plan) -> None:
     """Put it under load when the clock of keys has ticked, and see how many keys go meanwhile."""
-    db = directory / DB
+    db = where / DB
     fill(db, _EXPIRED, plan.say)
-    with daemon(directory, NO_CONNECTOR, db=db, module="benchmarks.hurried") as process:
+    with daemon(where, NO_CONNECTOR, db=db, module="benchmarks.hurried") as process:
         plan.figures.add(MEASURE, PRUNING, SIDE, START, process.started_s)
         time.sleep(KEY_TICK_S)
         before, began_s = _expired(db), time.monotonic()
@@ -73,13 +72,13 @@ def _expired(db: Path) -> int:
         return int(count)
 
 
-def _deliver(directory: Path, plan: Plan) -> None:
+def _deliver(where: Path, plan: Plan) -> None:
     """Start on credits that nobody has delivered, beside a connector that answers at once."""
-    db = directory / DB
+    db = where / DB
     fill(db, _CREDITS, plan.say)
     with (
-        asking.connector(directory) as connector,
-        daemon(directory, connector.url, db=db) as process,
+        asking.connector(where) as connector,
+        daemon(where, connector.url, db=db) as process,
     ):
         plan.figures.add(MEASURE, UNDELIVERED, SIDE, START, process.started_s)
         rate = asking.heard_in(connector, plan.seconds)

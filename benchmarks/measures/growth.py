@@ -5,7 +5,6 @@ the large database lie far apart in it.
 """
 
 import secrets
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,13 +17,12 @@ from benchmarks import books, load
 from benchmarks.figures import Figures, Limit, Ratio
 from benchmarks.filling import Size, fill, schema_name
 from benchmarks.measures import backlog
-from benchmarks.plan import Plan
+from benchmarks.plan import Plan, directory
 from benchmarks.processes import Process
-from benchmarks.sides import NO_CONNECTOR, Running, Side
-from benchmarks.sides.daemon import DB, ROOT, daemon
+from benchmarks.sides import NO_CONNECTOR, WORK, Running, Side
+from benchmarks.sides.daemon import DB, daemon
 
 MEASURE: Final = "growth"
-CACHE: Final = ROOT / ".bench"
 EMPTY: Final = "empty"
 LARGE: Final = "large"
 TITLES: Final = {EMPTY: "an empty database", LARGE: "1,000,000 accounts and 10,000,000 keys"}
@@ -80,8 +78,8 @@ def run(_sides: Sequence[Side], plan: Plan) -> None:
 @contextmanager
 def _both(plan: Plan) -> Iterator[tuple[_Daemon, _Daemon]]:
     large = large_database(plan.say)
-    with tempfile.TemporaryDirectory(prefix="settled-bench-") as directory:
-        small = Path(directory) / DB
+    with directory() as empty:
+        small = empty / DB
         fill(small, Size(_ACTIVE), plan.say)
         for name, path in ((EMPTY, small), (LARGE, large)):
             for _ in range(plan.rounds):
@@ -108,8 +106,8 @@ def _kept(path: Path) -> Callable[[str], int]:
 
 def large_database(say: Callable[[str], None]) -> Path:
     """Return the large database, which is made once and then used again and again."""
-    CACHE.mkdir(exist_ok=True)
-    path = CACHE / f"large-{schema_name()}.db"
+    WORK.mkdir(exist_ok=True)
+    path = WORK / f"large-{schema_name()}.db"
     if not path.exists():
         fill(path, _SIZE, say)
     return path

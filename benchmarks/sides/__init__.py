@@ -9,6 +9,7 @@ from typing import Final
 from benchmarks.processes import Process
 
 ACCOUNTS: Final = 100
+WORK: Final = Path(__file__).parents[2] / ".bench"  # on a real disk, which /tmp may not be
 NO_CONNECTOR: Final = "http://127.0.0.1:9"
 
 
