@@ -8,7 +8,7 @@ DEV := $(VENV)/.ready-dev
 FUZZ := $(VENV)/.ready-fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test neighbours damage run check simulate mutate format docs clean fuzz hostile crashes
+.PHONY: help demo test neighbours damage run check simulate mutate format docs clean fuzz hostile crashes bench
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -55,6 +55,10 @@ fuzz: $(FUZZ)  ## schemathesis over a live daemon (EXAMPLES an operation), ather
 hostile: $(DEV)  ## every attack on a live daemon, and what it costs a healthy client
 	$(BIN)/python -m tests.hostile.campaign
 
+bench: $(DEV)  ## settled beside its peers (ONLY=settlements,... ROUNDS=n SECONDS=n JSON=FILE PAGE=yes)
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	    $(if $(SECONDS),--seconds $(SECONDS)) $(if $(JSON),--json $(JSON)) $(if $(PAGE),--page)
+
 check: $(DEV)  ## ruff, mypy --strict, and that the docs say what the program does
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -76,5 +80,5 @@ mutate: $(DEV)  ## change the code a little, again and again: do the tests notic
 	    $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(OPTIONS)
 
 clean:  ## remove what was built, cached or left by a demo
-	rm -rf $(VENV) build dist *.egg-info .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .mutation
+	rm -rf $(VENV) build dist *.egg-info .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .mutation .bench
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
