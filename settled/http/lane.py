@@ -10,6 +10,7 @@ Ordinary is what has one meaning to every server: the documented path, one Host,
 nothing that changes how messages are framed or whether the connection stays, and all of it short.
 """
 
+import os
 import re
 from contextlib import suppress
 from email.utils import formatdate
@@ -34,6 +35,7 @@ _LINE: Final = re.compile(
 _BEGIN: Final = b"POST /"
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = re.compile(rb"[1-9][0-9]{0,3}", re.ASCII)
+_GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 _PRINTABLE: Final = re.compile(rb"[\t\x20-\x7e]*", re.ASCII)
 
 # They say how messages are framed, how the connection goes on, or that a web page asks.
@@ -140,6 +142,7 @@ class ShortLane:
         self._operations = operations
         self._stream = stream
         self._sock = sock
+        self._plain = isinstance(stream, trio.SocketStream)
         self._slot = slot
         self._context = context
         self._answering = False
@@ -197,8 +200,14 @@ class ShortLane:
     async def _receive(self) -> bytes:
         """Wait for a client to go on; nothing when it does not."""
         try:
-            return bytes(await self._stream.receive_some(limits.READ_BYTES_MAX))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            if not self._plain:
+                return bytes(await self._stream.receive_some(limits.READ_BYTES_MAX))
+            # A stream of trio would first look for what has not come yet, and take as long again.
+            while True:
+                await trio.lowlevel.wait_readable(self._sock)
+                with suppress(BlockingIOError):
+                    return os.read(self._sock.fileno(), limits.READ_BYTES_MAX)
+        except _GONE:
             return b""
 
     async def _rest(self) -> bytes:
@@ -212,12 +221,21 @@ class ShortLane:
     async def _send(self, answer: bytes) -> bool:
         """Send an answer; return whether the client is still there."""
         try:
-            # Half an answer would break those to the other requests of the connection.
-            with trio.CancelScope(shield=True):
-                await self._stream.send_all(answer)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            sent = self._send_now(answer)
+            if sent < len(answer):
+                # Half an answer would break those to the other requests of the connection.
+                with trio.CancelScope(shield=True):
+                    await self._stream.send_all(answer[sent:])
+        except _GONE:
             return False
         return True
+
+    def _send_now(self, answer: bytes) -> int:
+        """Send what the kernel takes at once, nearly always all; a stream would wait its turn."""
+        if self._plain:
+            with suppress(BlockingIOError):
+                return os.write(self._sock.fileno(), answer)
+        return 0
 
     async def _stop_reading(self) -> None:
         """Take no more from a client that asks for nothing, or from any when the server stops.
