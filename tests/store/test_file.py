@@ -104,9 +104,10 @@ async def test_a_missing_file_beside_its_log_is_not_replaced(path: Path) -> None
 
 async def test_the_newest_rescued_copy_is_named_first(path: Path) -> None:
     await make(path)
+    content = path.read_bytes()
     path.unlink()
     for name in ("settled.db.20300101T000000Z", "settled.db.20300102T000000Z", "other.db.2031"):
-        path.with_name(f"{name}.rescued").touch()
+        path.with_name(f"{name}.rescued").write_bytes(content)
     for log in (b"", b"log"):
         path.with_name("settled.db-wal").write_bytes(log)
         reason = await refused(path)
@@ -115,6 +116,24 @@ async def test_the_newest_rescued_copy_is_named_first(path: Path) -> None:
     path.with_name("settled.db-wal").unlink()
     lock.lock_path(path).unlink()
     await make(path)  # nothing is left that it could go with
+
+
+@pytest.mark.parametrize("how", ["fell behind", "of another line", "unreadable"])
+async def test_a_rescued_copy_of_an_earlier_loss_is_not_named(path: Path, how: str) -> None:
+    """To go on with one would pay again what was paid since."""
+    await make(path)
+    rescued = path.with_name("settled.db.20300101T000000Z.rescued")
+    rescued.write_bytes(b"text" if how == "unreadable" else path.read_bytes())
+    if how == "fell behind":
+        async with open_sqlite(path, exclusive=True) as store:
+            await store.queue_settlement("alice", Quantity("5", 0), "k2")
+        os.utime(rescued)
+    elif how == "of another line":
+        os.utime(rescued, (0, 0))
+    path.unlink()
+    reason = await refused(path)
+    assert rescued.name not in reason
+    assert "restore a backup" in reason
 
 
 async def test_what_a_killed_start_left_half_made_is_undone(path: Path) -> None:
