@@ -59,6 +59,10 @@ def log_of(path: Path) -> Path:
     return real.with_name(real.name + "-wal")
 
 
+def _index_of(log: Path) -> Path:
+    return log.with_name(f"{log.name.removesuffix('-wal')}-shm")
+
+
 def free_bytes(path: Path) -> int | None:
     """Return how much room the disk of the database has; ``None`` if that cannot be told."""
     try:
@@ -149,13 +153,13 @@ def _check_never_made(path: Path) -> None:
     if (rescued := copies.newest(path, "rescued")) is not None and _has_all(path, rescued):
         raise ConfigError(
             f"{path} is missing or empty, but {rescued} has all that its daemon knew as it went: "
-            f"remove {lock.lock_path(path)}, {log.name} and {path.name}-shm, then rename it to "
-            f'{path.name} (docs/operators.md, "Damage")'
+            f"remove {lock.lock_path(path)}, {log} and {_index_of(log)}, then rename it to "
+            f'{path.resolve()} (docs/operators.md, "Damage")'
         )
     if has_log:
         raise ConfigError(
-            f"{path} is missing or empty but {log.name} is not: restore the database from a "
-            f"backup, or move {log.name} away to start afresh"
+            f"{path} is missing or empty but {log} is not: restore the database from a backup, "
+            f"without {log.name}, or move {log.name} away to start afresh"
         )
     raise ConfigError(
         f"{path} is missing or empty, but there was a database: put it back, or restore a "

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -134,6 +135,29 @@ async def test_a_rescued_copy_of_an_earlier_loss_is_not_named(path: Path, how: s
     reason = await refused(path)
     assert rescued.name not in reason
     assert "restore a backup" in reason
+
+
+async def test_by_a_symlink_a_copy_is_rescued_to_where_the_database_was(path: Path) -> None:
+    """The daemon may not write to where the link is, and it may be on another disk."""
+    (path.parent / "link").mkdir()
+    link = path.parent / "link" / "other.db"
+    link.symlink_to(path)
+    await make(link)
+    with pytest.raises(StoreBroken):
+        async with open_sqlite(link, exclusive=True):
+            path.unlink()
+    (rescued,) = path.parent.glob("*.rescued")
+    assert list(link.parent.iterdir()) == [link]
+    log, index = (path.with_name(f"settled.db-{end}") for end in ("wal", "shm"))
+    told = (
+        f"but {rescued} has all.* remove {lock.lock_path(path)}, {log} and {index}, .* to {path} "
+    )
+    assert re.search(told, await refused(link))
+    for beside in (lock.lock_path(path), log, index):
+        beside.unlink(missing_ok=True)
+    rescued.rename(path)
+    async with open_sqlite(link, exclusive=True) as store:
+        assert (await store.account("alice")).queued == 5
 
 
 async def test_what_a_killed_start_left_half_made_is_undone(path: Path) -> None:
