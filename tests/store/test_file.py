@@ -416,6 +416,17 @@ def test_a_lock_whose_holder_cannot_be_told_is_a_lock_all_the_same(path: Path) -
     assert lock.holder_pid(path.with_name("other.db")) is None
 
 
+def test_who_may_not_read_the_lock_does_not_say_that_nobody_holds_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: Path, _flags: int) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(name))
+
+    with lock.held(path), monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        assert lock.holder_pid(path) == 0
+
+
 def test_a_file_system_without_locks_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_descriptor: int, _operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
