@@ -223,6 +223,7 @@ async def test_what_was_paid_to_a_former_account_of_the_id_is_taken_off_its_queu
     """Nothing pays that queue, but somebody may do by hand what stays in it."""
     await store.close_account("alice")
     new = await owe(store, 4, "k3")
+    assert await store.held() == Held(START_MS, (("alice", Decimal(4)),), (("alice", Decimal(10)),))
     with pytest.raises(NotResolvable, match="15 was paid but only 14 is queued"):
         await store.release("alice", Decimal(15))
     await store.release("alice", Decimal(11))
@@ -231,6 +232,7 @@ async def test_what_was_paid_to_a_former_account_of_the_id_is_taken_off_its_queu
     )
     assert (former.queued, former.settled, former.waiting) == (0, 10, None)
     assert (latest.queued, latest.settled) == (3, 1)
+    assert await store.held() == Held(START_MS, ())
     assert (await store.next_settlement(new, "s-new")).begun
     assert await store.audit() == []
     # A third account of the id is held like any other, and what is paid to it is not the second's.

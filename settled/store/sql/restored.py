@@ -131,12 +131,11 @@ def held(conn: Connection) -> Held | None:
     taken = _counter(conn, _TAKEN)
     if taken is None:
         return None
-    # Of an id, the latest life; a former one may owe too, but nothing pays that any more.
+    # Closed ones too, and former ones of an id: what was paid to them is to be written down.
     rows = conn.execute(
-        "SELECT id, queued, closed_ms IS NULL FROM accounts AS latest "
+        "SELECT id, queued, closed_ms IS NULL FROM accounts "
         "WHERE queued <> '0' AND queued NOT GLOB '-*' "
-        "AND NOT EXISTS (SELECT 1 FROM accounts WHERE id = latest.id AND number > latest.number) "
-        "AND NOT EXISTS (SELECT 1 FROM counters WHERE name = ? || latest.number) ORDER BY id",
+        "AND NOT EXISTS (SELECT 1 FROM counters WHERE name = ? || number) ORDER BY id, number",
         (_RELEASED,),
     ).fetchall()
     owed = {
