@@ -8,7 +8,7 @@ DEV := $(VENV)/.ready-dev
 FUZZ := $(VENV)/.ready-fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test neighbours damage run check simulate mutate format docs clean fuzz hostile crashes bench
+.PHONY: help demo test neighbours damage run check simulate mutate format docs clean fuzz hostile crashes soak bench
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ damage: $(DEV)  ## damage database files in many more places than `make test` do
 
 crashes: $(DEV)  ## kill it at every system call, fail every one, kill it 200 times (SEED=n; an hour)
 	$(BIN)/python -m tests.crashes $(if $(SEED),--seed $(SEED))
+
+soak: $(DEV)  ## an hour of steady load on two daemons: what grows? (SECONDS=n)
+	$(BIN)/python -m tests.soak $(if $(SECONDS),--seconds $(SECONDS))
 
 run: $(READY)  ## run one daemon, with the loopback engine unless SETTLED_ENGINE names another
 	SETTLED_ENGINE=$${SETTLED_ENGINE:-loopback} $(BIN)/settled run

@@ -23,7 +23,7 @@ from settled.errors import ConfigError, SettledError
 from settled.http.listening import bind, tls_context
 from settled.setting_values import conceal_credentials
 from settled.store import faults, file, lock, looking
-from settled.store.backup import refuse_foreign_log
+from settled.store.soundness import refuse_loss
 from settled.store.sql.audit import audit
 from settled.store.sql.restored import held
 from settled.store.sql.schema import APPLICATION_ID, MIGRATIONS
@@ -136,7 +136,7 @@ def database(settings: Settings) -> Finding:
         return Finding("WARN", "database", f"none at {one_line(db)} yet: `settled run` makes it")
     if (why := faults.not_allowed(db)) is not None:
         return Finding("FAIL", "database", one_line(why))
-    refuse_foreign_log(db)
+    refuse_loss(db)
     application, tables, names = _look(db, _schema)
     if tables and application != APPLICATION_ID:
         raise ConfigError(f"{one_line(db)} is not a settled database: give another --db")

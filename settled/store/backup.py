@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Final
 
 from settled.errors import ConfigError, SettledError
-from settled.store import clock, copies, file, looking
+from settled.store import clock, copies, file, looking, soundness
 from settled.store.sql import reads, restored
 from settled.store.sql.audit import audit
 from settled.store.sql.ledger import Tx
-from settled.store.target import check_room, check_target, is_backup, unfinished_file
+from settled.store.target import check_room, check_target, unfinished_file
 
 _STEP_PAGES: Final = 1024
-_WITHOUT_LOG: Final = b"\x01\x01"  # bytes 18 and 19 of the header; with a write-ahead log: 2, 2
 
 Progress = Callable[[int, int], None]
 
@@ -74,6 +73,7 @@ def back_up(
         SettledError: when the copy cannot be made or is not sound; nothing is left behind.
     """
     file.check(path, create=False)
+    soundness.refuse_loss(path)
     if file.pending(path):
         raise ConfigError(
             f"{path} was written by an older settled: upgrade it first, as `settled accounts list` "
@@ -99,28 +99,6 @@ def back_up(
             ) from error
         _sync_directory(target)
     return Backup(target, target.stat().st_size, taken_ms)
-
-
-def refuse_foreign_log(path: Path) -> None:
-    """Refuse a restored backup beside the log of the database whose place it has taken.
-
-    SQLite would take the log for the backup's own and mix the two. A backup is a file without a
-    log, until it is opened for the first time.
-
-    Raises:
-        ConfigError: when there is such a log.
-    """
-    log = path.with_name(path.name + "-wal")
-    if not log.exists() or not log.stat().st_size or not is_backup(path):
-        return
-    # Closing it drops SQLite's locks of this process on the file, so no other file is looked at.
-    with path.open("rb") as database:
-        header = database.read(20)
-    if header[18:] == _WITHOUT_LOG:
-        raise ConfigError(
-            f"{log} belongs to the database that was at {path} before: move it away, with "
-            f"{path.name}-shm, before you start from the backup"
-        )
 
 
 def _copy(source: sqlite3.Connection, target: Path, progress: Progress) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 def leave(path: Path, conn: sqlite3.Connection, kind: str) -> Path:
     """Write what ``conn`` sees to ``<path>.<time>.<kind>``, and return that; all or nothing of it.
 
-    Only its owner can read it.
+    Only its owner can read it. It is beside the file that a symlink leads to: there the daemon may
+    write, and a database is looked for.
 
     Raises:
         sqlite3.Error: when it cannot be written.
         OSError: when it cannot be given its name, durably.
     """
+    path = path.resolve()
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     backup = path.with_name(f"{path.name}.{stamp}.{kind}")
     # Under its own name only when it is whole: what is called a backup can be restored.
@@ -29,7 +31,7 @@ def leave(path: Path, conn: sqlite3.Connection, kind: str) -> Path:
         _remove(part)  # it takes the room that the next try needs
         raise
     part.rename(backup)
-    sync_directory(path.absolute().parent)
+    sync_directory(path.parent)
     return backup
 
 
@@ -53,11 +55,12 @@ def _remove(part: Path) -> None:
 
 def newest(path: Path, kind: str) -> Path | None:
     """Return the newest such copy beside the database at ``path``, if any."""
+    path = path.resolve()
     start, end = f"{path.name}.", f".{kind}"
     with suppress(OSError):
         names = [
             name
-            for name in os.listdir(path.absolute().parent)
+            for name in os.listdir(path.parent)
             if name.startswith(start) and name.endswith(end) and len(name) > len(start + end)
         ]
         return path.with_name(max(names)) if names else None

@@ -59,6 +59,10 @@ def log_of(path: Path) -> Path:
     return real.with_name(real.name + "-wal")
 
 
+def _index_of(log: Path) -> Path:
+    return log.with_name(f"{log.name.removesuffix('-wal')}-shm")
+
+
 def free_bytes(path: Path) -> int | None:
     """Return how much room the disk of the database has; ``None`` if that cannot be told."""
     try:
@@ -146,21 +150,37 @@ def _check_never_made(path: Path) -> None:
     has_log = log_status is not None and log_status.st_size > 0
     if not has_log and lock.remembered(path).seq is None:
         return
-    if (rescued := copies.newest(path, "rescued")) is not None:
+    if (rescued := copies.newest(path, "rescued")) is not None and _has_all(path, rescued):
         raise ConfigError(
             f"{path} is missing or empty, but {rescued} has all that its daemon knew as it went: "
-            f"remove {lock.lock_path(path)}, {log.name} and {path.name}-shm, then rename it to "
-            f'{path.name} (docs/operators.md, "Damage")'
+            f"remove {lock.lock_path(path)}, {log} and {_index_of(log)}, then rename it to "
+            f'{path.resolve()} (docs/operators.md, "Damage")'
         )
     if has_log:
         raise ConfigError(
-            f"{path} is missing or empty but {log.name} is not: restore the database from a "
-            f"backup, or move {log.name} away to start afresh"
+            f"{path} is missing or empty but {log} is not: restore the database from a backup, "
+            f"without {log.name}, or move {log.name} away to start afresh"
         )
     raise ConfigError(
         f"{path} is missing or empty, but there was a database: put it back, or restore a "
         f"backup; to start afresh, with all keys forgotten, remove {lock.lock_path(path)}"
     )
+
+
+def _has_all(path: Path, rescued: Path) -> bool:
+    """Return whether the copy is of the database that is gone now, with all that was acknowledged.
+
+    It may be of an earlier loss, after which the operator went on with another file.
+    """
+    acknowledged = lock.remembered(path).seq
+    with (
+        suppress(*faults.UNREADABLE, OSError),
+        closing(looking.connect(rescued, without_log=True)) as conn,
+    ):
+        (seq,) = conn.execute("SELECT max(seq) FROM journal").fetchone()
+        newer = rescued.stat().st_mtime_ns >= lock.lock_path(path).stat().st_mtime_ns
+        return acknowledged is not None and newer and (seq or 0) >= acknowledged
+    return False
 
 
 def create_empty(path: Path) -> None:

@@ -232,9 +232,14 @@ def remembered(path: Path) -> Record:
 
 
 def holder_pid(path: Path) -> int | None:
-    """Return the pid of the process that holds the database at ``path``, if one does."""
+    """Return the pid of the process that holds the database at ``path``, if one does.
+
+    It is 0 if that cannot be told: the lock is the daemon's user's, so one may well run.
+    """
     try:
         descriptor = os.open(lock_path(path), os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return 0
     except OSError:
         return None
     try:

@@ -67,6 +67,7 @@ def look(path: Path, read: Callable[[sqlite3.Connection], _T]) -> _T:
 def _state(path: Path) -> tuple[tuple[int, ...], int]:
     """Return what changes whenever the file does, and how long its log is."""
     status = path.stat()
-    log = path.with_name(path.name + "-wal")
+    real = path.resolve()  # there SQLite looks for the log
+    log = real.with_name(real.name + "-wal")
     log_bytes = log.stat().st_size if log.exists() else 0
     return (status.st_ino, status.st_size, status.st_mtime_ns), log_bytes

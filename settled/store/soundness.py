@@ -3,6 +3,7 @@
 Nothing here changes the file or its log, so that a damaged one is left to be repaired as it is.
 """
 
+import os
 import sqlite3
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -12,14 +13,16 @@ from sqlite_utils import Database
 
 from settled import limits
 from settled.errors import ConfigError, SettledError, StoreBusy
-from settled.store import backup, faults, file, looking
-from settled.store.lock import Hold, Record, held, lock_path
+from settled.store import faults, file, looking
+from settled.store.lock import Hold, Record, held, holder_pid, lock_path, remembered
 from settled.store.sql import reads, restored
 from settled.store.sql.schema import MIGRATIONS
+from settled.store.target import is_backup
 
 _OF_DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 _FINDINGS_MAX: Final = 3
 _PREFIX: Final = "*** in database main ***"
+_WITHOUT_LOG: Final = b"\x01\x01"  # bytes 18 and 19 of the header; with a write-ahead log: 2, 2
 
 
 def prepare(path: Path, create: bool, hold: Hold | None) -> None:
@@ -34,9 +37,11 @@ def prepare(path: Path, create: bool, hold: Hold | None) -> None:
         SettledError: when it cannot be used; the message says what to do.
     """
     file.check(path, create=create)
-    backup.refuse_foreign_log(path)
     if hold is not None:
+        _refuse_log_of_former(path)
         inspect(path, hold.record)
+    elif path.exists():
+        refuse_loss(path)
     elif create:
         file.create_empty(path)
     if file.pending(path):
@@ -52,6 +57,70 @@ class Damaged(ConfigError):
     """A database file that must not be worked on as it is."""
 
 
+def refuse_loss(path: Path) -> None:
+    """Refuse what no command may work on either, as what it writes could hide a loss.
+
+    Its entries would stand in the place of those that are missing, and the next start would pay
+    again what they had settled; and a log that is not the database's own would become part of it.
+
+    Raises:
+        ConfigError: when the database has lost something, or cannot be read.
+    """
+    # Before the file, as the daemon goes on; of what it holds, it has looked at the log.
+    record, is_held = remembered(path), holder_pid(path) is not None
+    status = path.stat()
+    if not status.st_size:
+        return
+    _refuse_log_of_former(path)
+    _check_names(path, status)
+
+    def find(conn: sqlite3.Connection) -> Damaged | None:
+        try:
+            if MIGRATIONS.applied(Database(conn, execute_plugins=False)):
+                if not is_held:
+                    _check_log(path, conn)
+                _check_progress(path, conn, record)
+            elif record.seq is not None:
+                raise _fell_behind(path, record.seq, "has no tables")
+        except Damaged as error:
+            return error  # it counts only if nothing has changed meanwhile
+        return None
+
+    try:
+        found = looking.look(path, find)
+    except faults.UNREADABLE as error:
+        raise faults.unusable(path, error) from error
+    if found is not None:
+        raise found
+
+
+def _refuse_log_of_former(path: Path) -> None:
+    """Refuse a restored backup beside the log of the database whose place it has taken.
+
+    SQLite would take the log for the backup's own and mix the two. A backup is a file without a
+    log, until it is opened for the first time.
+    """
+    log = file.log_of(path)
+    if not log.exists() or not log.stat().st_size or not is_backup(path):
+        return
+    # Closing it drops SQLite's locks of this process on the file, so no other file is looked at.
+    with path.open("rb") as database:
+        header = database.read(20)
+    if header[18:] == _WITHOUT_LOG:
+        raise ConfigError(
+            f"{log} belongs to the database that was at {path} before: move it away, with "
+            f"{log.name.removesuffix('-wal')}-shm, before you start from the backup"
+        )
+
+
+def _check_names(path: Path, status: os.stat_result) -> None:
+    if status.st_nlink > 1:
+        raise Damaged(
+            f"{path} has {status.st_nlink} names (hard links), but its log goes by one of them "
+            f"only, and by another changes are lost: remove the other names, or use a copy"
+        )
+
+
 def inspect(path: Path, record: Record) -> None:
     """Refuse to start on a file that is damaged, or has lost what was acknowledged.
 
@@ -65,11 +134,7 @@ def inspect(path: Path, record: Record) -> None:
     status = path.stat()
     if not status.st_size:
         return  # just made
-    if status.st_nlink > 1:
-        raise Damaged(
-            f"{path} has {status.st_nlink} names (hard links), but its log goes by one of them "
-            f"only, and by another changes are lost: remove the other names, or use a copy"
-        )
+    _check_names(path, status)
     try:
         with closing(looking.connect(path)) as conn:
             schema = _applied_schema(conn)

@@ -78,7 +78,9 @@ def _check_replaced(path: Path, target: Path, *, force: bool) -> None:
     if not force:
         raise SettledError(f"{target} exists: give another file, or --force to replace it")
     if (pid := lock.holder_pid(target)) is not None:
-        raise StoreHeld(f"{target} is in use by a daemon, pid {pid}: give another file")
+        raise StoreHeld(
+            f"{target} is in use by a daemon, pid {pid or 'unknown'}: give another file"
+        )
     if (beside := lock.lock_path(target)).exists():
         raise SettledError(f"{target} is a daemon's database, as {beside} says: give another file")
     if target.is_symlink() or not target.is_file() or not is_backup(target):

@@ -24,6 +24,7 @@ from settled.testing.wire import WireServer
 _RETRY_DELAY_MIN_S = 0.05
 _RETRY_DELAY_MAX_S = 2.0
 _ENGINE_TIMEOUT_S = 5.0
+_LIMITS = httpx2.Limits(max_connections=100, keepalive_expiry=2.0)  # sooner than the engine's
 
 
 @dataclass(slots=True)
@@ -247,7 +248,7 @@ async def accounting_system(
         clock: seconds, by which it forgets keys 24 h after their first use.
     """
     async with (
-        httpx2.AsyncClient(timeout=_ENGINE_TIMEOUT_S, trust_env=False) as client,
+        httpx2.AsyncClient(timeout=_ENGINE_TIMEOUT_S, limits=_LIMITS, trust_env=False) as client,
         trio.open_nursery() as nursery,
     ):
         yield AccountingSystem(name, nursery, client, profile=profile, seed=seed, clock=clock)

@@ -105,8 +105,8 @@ class Pair:
         assert max(Counter(id for id, _, _ in transfers).values()) == 1
         rows = {name: await daemon.accounts() for name, daemon in self.daemons.items()}
         for payer, payee in (SIDES, SIDES[::-1]):
-            for name, _scale in ACCOUNTS:
-                owed = self.systems[payer].accounts[name].owed
+            for name, account in self.systems[payer].accounts.items():
+                owed = account.owed
                 out, into = rows[payer][name], rows[payee][name]
                 assert owed == amount(out, "requested") == amount(out, "settled"), (payer, name)
                 assert owed == amount(into, "received") == amount(into, "credited"), (payer, name)

@@ -172,7 +172,7 @@ async def test_a_daemon_notices_stops_and_loses_nothing(
         code, reason = run_daemon(directory)
         assert code == 78
         (rescued,) = directory.glob(f"{NAME}.*.rescued")
-        assert f"missing or empty, but {rescued.name} has all that" in reason
+        assert f"missing or empty, but {rescued} has all that" in reason
         for beside in directory.glob(f"{NAME}*"):
             if not beside.name.endswith(".rescued"):
                 beside.unlink()

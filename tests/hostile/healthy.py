@@ -1,5 +1,6 @@
 """The connector that goes on with its work while others attack, and what it costs the daemon."""
 
+import math
 import os
 import random
 import re
@@ -17,6 +18,7 @@ class Healthy:
 
     Attributes:
         pid: of the daemon.
+        account_id: of the settlements, each of 1.
         latencies_s: how long each answer took.
         own_latencies_s: the same, less the time for which the daemon or we were ready to run but
             had no processor.
@@ -26,16 +28,17 @@ class Healthy:
 
     port: int
     pid: int
+    account_id: str = "alice"
     latencies_s: list[float] = field(default_factory=list)
     own_latencies_s: list[float] = field(default_factory=list)
     again: int = 0
     refused: list[bytes] = field(default_factory=list)
     _stream: trio.SocketStream | None = None
 
-    async def run(self, pause_s: float = 0.02) -> None:
-        """Go on until cancelled."""
+    async def run(self, pause_s: float = 0.02, end_s: float = math.inf) -> None:
+        """Go on until this time, or until cancelled."""
         try:
-            while True:
+            while trio.current_time() < end_s:
                 await self._request()
                 if random.random() < 0.2:
                     self._hang_up()
@@ -44,7 +47,7 @@ class Healthy:
             self._hang_up()
 
     async def _request(self) -> None:
-        request = settlement(f"{random.getrandbits(64):x}")
+        request = settlement(f"{random.getrandbits(64):x}", account_id=self.account_id)
         begun, delayed_s = trio.current_time(), self._delayed_s()
         while (status := await self._ask(request)) is None:
             self.again += 1

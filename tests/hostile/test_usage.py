@@ -13,6 +13,7 @@ import pytest
         ("tests.hostile.campaign 1 no-such", 2, "no-such"),
         ("tests.hostile.fuzz_api --help", 0, "Usage:"),
         ("tests.hostile.fuzz_parsers --help", 0, "Usage:"),
+        ("tests.soak --help", 0, "Usage:"),
         ("tests.simulation --seeds 0", 2, "--seeds"),
     ],
 )

@@ -489,6 +489,11 @@ async def test_it_is_not_restored_beside_the_log_of_what_was_lost(
         with pytest.raises(ConfigError, match="settled.db-wal belongs to the database that was"):
             async with open_sqlite(path, exclusive=exclusive):
                 pass
+    link = tmp_path / "link.db"
+    link.symlink_to(path)
+    for name in (path, link):
+        with pytest.raises(ConfigError, match="settled.db-wal belongs to the database that was"):
+            back_up(name, tmp_path / "another")
     assert path.read_bytes() == before
     (tmp_path / "settled.db-wal").unlink()
     await trio.run_process([sys.executable, "-c", ended, str(path)])  # its own log is fine

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -104,9 +105,10 @@ async def test_a_missing_file_beside_its_log_is_not_replaced(path: Path) -> None
 
 async def test_the_newest_rescued_copy_is_named_first(path: Path) -> None:
     await make(path)
+    content = path.read_bytes()
     path.unlink()
     for name in ("settled.db.20300101T000000Z", "settled.db.20300102T000000Z", "other.db.2031"):
-        path.with_name(f"{name}.rescued").touch()
+        path.with_name(f"{name}.rescued").write_bytes(content)
     for log in (b"", b"log"):
         path.with_name("settled.db-wal").write_bytes(log)
         reason = await refused(path)
@@ -115,6 +117,47 @@ async def test_the_newest_rescued_copy_is_named_first(path: Path) -> None:
     path.with_name("settled.db-wal").unlink()
     lock.lock_path(path).unlink()
     await make(path)  # nothing is left that it could go with
+
+
+@pytest.mark.parametrize("how", ["fell behind", "of another line", "unreadable"])
+async def test_a_rescued_copy_of_an_earlier_loss_is_not_named(path: Path, how: str) -> None:
+    """To go on with one would pay again what was paid since."""
+    await make(path)
+    rescued = path.with_name("settled.db.20300101T000000Z.rescued")
+    rescued.write_bytes(b"text" if how == "unreadable" else path.read_bytes())
+    if how == "fell behind":
+        async with open_sqlite(path, exclusive=True) as store:
+            await store.queue_settlement("alice", Quantity("5", 0), "k2")
+        os.utime(rescued)
+    elif how == "of another line":
+        os.utime(rescued, (0, 0))
+    path.unlink()
+    reason = await refused(path)
+    assert rescued.name not in reason
+    assert "restore a backup" in reason
+
+
+async def test_by_a_symlink_a_copy_is_rescued_to_where_the_database_was(path: Path) -> None:
+    """The daemon may not write to where the link is, and it may be on another disk."""
+    (path.parent / "link").mkdir()
+    link = path.parent / "link" / "other.db"
+    link.symlink_to(path)
+    await make(link)
+    with pytest.raises(StoreBroken):
+        async with open_sqlite(link, exclusive=True):
+            path.unlink()
+    (rescued,) = path.parent.glob("*.rescued")
+    assert list(link.parent.iterdir()) == [link]
+    log, index = (path.with_name(f"settled.db-{end}") for end in ("wal", "shm"))
+    told = (
+        f"but {rescued} has all.* remove {lock.lock_path(path)}, {log} and {index}, .* to {path} "
+    )
+    assert re.search(told, await refused(link))
+    for beside in (lock.lock_path(path), log, index):
+        beside.unlink(missing_ok=True)
+    rescued.rename(path)
+    async with open_sqlite(link, exclusive=True) as store:
+        assert (await store.account("alice")).queued == 5
 
 
 async def test_what_a_killed_start_left_half_made_is_undone(path: Path) -> None:
@@ -371,6 +414,17 @@ def test_a_lock_whose_holder_cannot_be_told_is_a_lock_all_the_same(path: Path) -
         assert time.monotonic() - started_s >= lock._PROBE_S
     assert lock.holder_pid(path) is None
     assert lock.holder_pid(path.with_name("other.db")) is None
+
+
+def test_who_may_not_read_the_lock_does_not_say_that_nobody_holds_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: Path, _flags: int) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(name))
+
+    with lock.held(path), monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        assert lock.holder_pid(path) == 0
 
 
 def test_a_file_system_without_locks_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

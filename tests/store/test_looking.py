@@ -41,6 +41,15 @@ def test_what_is_in_the_log_only_is_seen(path: Path, other: sqlite3.Connection) 
     assert look(path, count) == 1
 
 
+def test_by_a_symlink_it_is_seen_too(
+    path: Path, other: sqlite3.Connection, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    link = tmp_path_factory.mktemp("elsewhere") / "link.db"
+    link.symlink_to(path)
+    other.execute("INSERT INTO t VALUES (1)")
+    assert look(link, count) == 1
+
+
 def test_what_changes_meanwhile_is_seen(path: Path, other: sqlite3.Connection) -> None:
     seen = []
 

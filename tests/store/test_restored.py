@@ -18,6 +18,7 @@ from settled.store.records import (
     DeliveryOutcome,
     Held,
     NotDelivered,
+    NotSent,
     Settled,
     Unknown,
 )
@@ -176,7 +177,9 @@ async def test_what_was_paid_since_is_taken_off_the_queue(store: SqliteStore) ->
 
 
 async def test_more_than_is_queued_cannot_have_been_paid(store: SqliteStore) -> None:
-    with pytest.raises(NotResolvable, match="2 or more were lost.*settle alice 2 --key THE-"):
+    with pytest.raises(
+        NotResolvable, match="2 or more were lost.*settle alice 2 --key THE-.*--paid 10"
+    ):
         await store.release("alice", Decimal(12))
     assert not await begun(store)
     await owe(store, 2, "k3")
@@ -212,6 +215,42 @@ async def test_of_a_closed_account_it_is_written_down_what_was_paid(store: Sqlit
     with pytest.raises(NotResolvable, match="alice is not held"):
         await store.release("alice", Decimal(3))
     assert (await store.release_all(nothing_paid=True)).accounts == ()
+
+
+async def test_what_was_paid_to_a_former_account_of_the_id_is_taken_off_its_queue_first(
+    store: SqliteStore,
+) -> None:
+    """Nothing pays that queue, but somebody may do by hand what stays in it."""
+    await store.close_account("alice")
+    new = await owe(store, 4, "k3")
+    assert await store.held() == Held(START_MS, (("alice", Decimal(4)),), (("alice", Decimal(10)),))
+    with pytest.raises(NotResolvable, match="15 was paid but only 14 is queued"):
+        await store.release("alice", Decimal(15))
+    await store.release("alice", Decimal(11))
+    former, latest = sorted(
+        await store.accounts(account_id="alice"), key=lambda account: account.number
+    )
+    assert (former.queued, former.settled, former.waiting) == (0, 10, None)
+    assert (latest.queued, latest.settled) == (3, 1)
+    assert await store.held() == Held(START_MS, ())
+    assert (await store.next_settlement(new, "s-new")).begun
+    assert await store.audit() == []
+    # A third account of the id is held like any other, and what is paid to it is not the second's.
+    await store.record_outcome("s-new", NotSent("no funds", 0))
+    await store.close_account("alice")
+    await owe(store, 5, "k4")
+    with pytest.raises(NotResolvable, match="7 was paid but only 5 is queued"):
+        await store.release("alice", Decimal(7))
+
+
+async def test_while_a_former_account_owes_in_doubt_what_was_paid_cannot_be_counted(
+    store: SqliteStore,
+) -> None:
+    await owe(store, 3, "k3", "bob")
+    await store.close_account("bob")
+    await owe(store, 4, "k4", "bob")
+    with pytest.raises(NotResolvable, match="bob: whether 5 was paid is still open"):
+        await store.release("bob", Decimal(2))
 
 
 async def test_an_account_without_a_queue_cannot_be_released(store: SqliteStore) -> None:

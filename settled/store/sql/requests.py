@@ -20,7 +20,8 @@ from settled.store.sql.ledger import Tx
 
 # Each of them takes its rows as one array in JSON.
 _KNOWN: Final = (
-    "SELECT k.account_id, k.key, k.account, k.amount, k.scale, k.tick FROM json_each(?) AS asked "
+    "SELECT k.account_id, k.key, k.account, k.amount, k.scale, "
+    "(SELECT value FROM counters WHERE name = 'key_tick') - k.tick FROM json_each(?) AS asked "
     "CROSS JOIN idempotency_keys AS k "
     "ON k.account_id = asked.value ->> 0 AND k.key = asked.value ->> 1"
 )
@@ -32,7 +33,8 @@ _ACCOUNTS: Final = (
 )
 _ADD_KEYS: Final = (
     "INSERT INTO idempotency_keys (account_id, key, account, amount, scale, tick) "
-    "SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, ? FROM json_each(?)"
+    "SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, ("
+    "SELECT value FROM counters WHERE name = 'key_tick') FROM json_each(?)"
 )
 _ADD_TO_JOURNAL: Final = (
     "INSERT INTO journal (at_ms, account, source, target, amount, ref) "
@@ -54,11 +56,11 @@ class Request(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """What stands under a key."""
+    """What stands under a key, and how many ticks ago it was used."""
 
     account: int
     quantity: Quantity
-    tick: int
+    age: int
 
 
 class _Account:
@@ -92,7 +94,6 @@ def queue_settlements(tx: Tx, requests: Sequence[Request]) -> list[Queued | Sett
 
     One that is refused leaves the others as they are.
     """
-    (tick,) = tx.conn.execute("SELECT value FROM counters WHERE name = 'key_tick'").fetchone()
     known = _known(tx.conn, requests)
     accounts = _accounts(tx.conn, requests)
     added: list[tuple[object, ...]] = []
@@ -106,12 +107,12 @@ def queue_settlements(tx: Tx, requests: Sequence[Request]) -> list[Queued | Sett
         if not value:
             results.append(InvalidAmount("a settlement of zero moves nothing: ask for more"))
         elif first is not None:
-            results.append(_replay(tx.conn, request, first, tick))
+            results.append(_replay(tx.conn, request, first))
         elif account is None:
             results.append(AccountNotFound(account_id))
         else:
             account.queue(value)
-            known[account_id, key] = _Known(account.number, quantity, tick)
+            known[account_id, key] = _Known(account.number, quantity, 0)
             changed[account.number] = account
             added.append(
                 (account_id, key, account.number, quantity.amount, quantity.scale, to_text(value))
@@ -119,7 +120,7 @@ def queue_settlements(tx: Tx, requests: Sequence[Request]) -> list[Queued | Sett
             results.append(Queued(account.number, quantity, replayed=False))
     if added:
         rows = _json(added)
-        tx.conn.execute(_ADD_KEYS, (tick, rows))
+        tx.conn.execute(_ADD_KEYS, (rows,))
         tx.conn.execute(_ADD_TO_JOURNAL, (tx.now_ms, rows))
         tx.conn.execute(_SAVE, (_json([account.row() for account in changed.values()]),))
         for number in changed:
@@ -138,8 +139,8 @@ def is_requested(conn: Connection, account_id: str, key: str) -> bool:
 def _known(conn: Connection, requests: Sequence[Request]) -> dict[tuple[str, str], _Known]:
     asked = _json([(request.account_id, request.key) for request in requests])
     return {
-        (account_id, key): _Known(account, Quantity(amount, scale), tick)
-        for account_id, key, account, amount, scale, tick in conn.execute(_KNOWN, (asked,))
+        (account_id, key): _Known(account, Quantity(amount, scale), age)
+        for account_id, key, account, amount, scale, age in conn.execute(_KNOWN, (asked,))
     }
 
 
@@ -151,14 +152,15 @@ def _accounts(conn: Connection, requests: Sequence[Request]) -> dict[str, _Accou
     return {account_id: _Account(row) for account_id, *row in rows}
 
 
-def _replay(conn: Connection, request: Request, first: _Known, tick: int) -> Queued | KeyReused:
+def _replay(conn: Connection, request: Request, first: _Known) -> Queued | KeyReused:
     if first.quantity.value != request.quantity.value:
         return KeyReused(request.account_id, request.key, to_text(first.quantity.value))
     # Nothing is written for a key that lives long enough: a replay is answered on a full disk, too.
-    if tick - first.tick >= limits.KEY_LIFE_TICKS // 2:
+    if first.age >= limits.KEY_LIFE_TICKS // 2:
         conn.execute(
-            "UPDATE idempotency_keys SET tick = ? WHERE account_id = ? AND key = ?",
-            (tick, request.account_id, request.key),
+            "UPDATE idempotency_keys SET tick = (SELECT value FROM counters "
+            "WHERE name = 'key_tick') WHERE account_id = ? AND key = ?",
+            (request.account_id, request.key),
         )
     return Queued(first.account, first.quantity, replayed=True)
 

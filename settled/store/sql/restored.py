@@ -11,10 +11,10 @@ from sqlite3 import Connection
 from typing import Final
 
 from settled import ids
-from settled.amounts import EXACT, to_text
+from settled.amounts import EXACT, ZERO, to_text
 from settled.errors import AccountNotFound, NotResolvable
 from settled.store.records import Held
-from settled.store.sql.ledger import CLOSED, AccountRow, Tx, find_latest
+from settled.store.sql.ledger import CLOSED, COLUMNS, AccountRow, Tx, find_latest
 from settled.store.sql.steady import steady_ms
 
 # In ``counters``: when the backup was made, by the wall clock and by the steady clock, that no
@@ -131,12 +131,11 @@ def held(conn: Connection) -> Held | None:
     taken = _counter(conn, _TAKEN)
     if taken is None:
         return None
-    # Of an id, the latest life; a former one may owe too, but nothing pays that any more.
+    # Closed ones too, and former ones of an id: what was paid to them is to be written down.
     rows = conn.execute(
-        "SELECT id, queued, closed_ms IS NULL FROM accounts AS latest "
+        "SELECT id, queued, closed_ms IS NULL FROM accounts "
         "WHERE queued <> '0' AND queued NOT GLOB '-*' "
-        "AND NOT EXISTS (SELECT 1 FROM accounts WHERE id = latest.id AND number > latest.number) "
-        "AND NOT EXISTS (SELECT 1 FROM counters WHERE name = ? || latest.number) ORDER BY id",
+        "AND NOT EXISTS (SELECT 1 FROM counters WHERE name = ? || number) ORDER BY id, number",
         (_RELEASED,),
     ).fetchall()
     owed = {
@@ -158,46 +157,83 @@ def release(tx: Tx, account_id: str, paid: Decimal) -> None:
         raise AccountNotFound(account_id)
     if _counter(tx.conn, _TAKEN) is None or _is_released(tx.conn, account.number):
         raise NotResolvable(f"account {account_id} is not held: see `settled release`")
+    former = _former_owing(tx.conn, account)
     if paid:
-        _record_paid(tx, account, paid)
+        _record_paid(tx, former, account, paid)
     elif account.balance["queued"] <= 0:
         # Released now, it would be paid without a look what a connector only sends again.
         raise NotResolvable(
             f"account {account_id} has nothing queued that could be released; what is requested "
             f"later is held, until it is released or all is (`settled release --all`)"
         )
-    account.waiting = (
-        CLOSED if account.closed_ms is not None and account.balance["queued"] else None
-    )
+    for life in (*former, account):
+        owes = life.closed_ms is not None and life.balance["queued"]
+        life.waiting = CLOSED if owes else None
+        life.save(tx)
+        tx.conn.execute("INSERT INTO counters VALUES (?, 1)", (f"{_RELEASED}{life.number}",))
     account.retry_ms = 0
     account.save(tx)
-    tx.conn.execute("INSERT INTO counters VALUES (?, 1)", (f"{_RELEASED}{account.number}",))
     tx.touch(account.number)
 
 
-def _record_paid(tx: Tx, account: AccountRow, paid: Decimal) -> None:
+def _former_owing(conn: Connection, account: AccountRow) -> list[AccountRow]:
+    """Return the closed accounts of the same id that still owed, the oldest first."""
+    rows = conn.execute(
+        f"SELECT {COLUMNS} FROM accounts WHERE id = ? AND number < ? "
+        "AND queued <> '0' AND queued NOT GLOB '-*' "
+        "AND NOT EXISTS (SELECT 1 FROM counters WHERE name = ? || number) ORDER BY number",
+        (account.id, account.number, _RELEASED),
+    )
+    return [AccountRow(row) for row in rows.fetchall()]
+
+
+def _record_paid(tx: Tx, former: list[AccountRow], account: AccountRow, paid: Decimal) -> None:
+    """Take off what was paid to a peer, from what he was owed first."""
+    rest, queued = paid, ZERO
+    for life in (*former, account):
+        _check_clear(life)
+        queued = EXACT.add(queued, life.balance["queued"])
+    if paid > queued:
+        raise NotResolvable(_too_much(account, paid, queued))
+    for life in former:
+        part = min(rest, life.balance["queued"])
+        _record(tx, life, part)
+        rest = EXACT.subtract(rest, part)
+    _record(tx, account, rest)
+
+
+def _check_clear(account: AccountRow) -> None:
     doubtful = EXACT.add(account.balance["in_flight"], account.balance["unknown"])
     if doubtful:
         raise NotResolvable(
             f"account {account.id}: whether {to_text(doubtful)} was paid is still open; wait for "
             f"the outcome, or give it with `settled settlements resolve`, then release the account"
         )
-    queued = account.balance["queued"]
-    if paid > queued:
-        missing = to_text(EXACT.subtract(paid, queued))
-        if account.closed_ms is None:
-            advice = (
-                f"queue them with `settled settle {account.id} {missing} --key "
-                f"THE-CONNECTORS-KEY`, then release the account"
-            )
-        else:
-            advice = (
-                f"it is closed: reckon with the peer by hand, and give --paid {to_text(queued)}"
-            )
-        raise NotResolvable(
-            f"account {account.id}: {to_text(paid)} was paid but only {to_text(queued)} is queued, "
-            f"so requests for {missing} or more were lost with the old database: {advice}"
+
+
+def _too_much(account: AccountRow, paid: Decimal, queued: Decimal) -> str:
+    missing = to_text(EXACT.subtract(paid, queued))
+    by_hand = "reckon with the peer by hand"
+    if queued > 0:
+        by_hand += f", and give --paid {to_text(queued)}"
+    if account.closed_ms is None:
+        advice = (
+            f"queue them with `settled settle {account.id} {missing} --key "
+            f"THE-CONNECTORS-KEY`, then release the account"
         )
+        if queued > 0:
+            advice += f"; if the connector asked for no more, the engine paid too much: {by_hand}"
+    else:
+        advice = f"it is closed: {by_hand}"
+    return (
+        f"account {account.id}: {to_text(paid)} was paid but only {to_text(queued)} is queued, "
+        f"so requests for {missing} or more were lost with the old database: {advice}"
+    )
+
+
+def _record(tx: Tx, account: AccountRow, paid: Decimal) -> None:
+    if not paid:
+        return
     settlement_id, amount = ids.mint(), to_text(paid)
     tx.conn.execute(
         "INSERT INTO settlements (id, account, amount, state, settled, reason, created_ms, "
