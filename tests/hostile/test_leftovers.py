@@ -10,7 +10,7 @@ import trio
 from settled.http.protocols import _H11Connection
 from tests.daemon_process import daemon_process
 from tests.hostile.wire import head, post, reset
-from tests.http.conftest import fake_app, serving
+from tests.http.conftest import fake_app, read_all, serving
 
 CHUNKED = head("/accounts", b"Transfer-Encoding: chunked")
 
@@ -122,14 +122,17 @@ class Engine:
 
 
 def test_the_garbage_collector_leaves_alone_what_a_daemon_starts_with(tmp_path: Path) -> None:
-    async def frozen(port: int) -> int:
+    async def ask(port: int, path: str, body: bytes, media_type: bytes) -> bytes:
+        headers = (b"Content-Type: " + media_type, b"Connection: close")
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-            octets = b"Content-Type: application/octet-stream"
-            await stream.send_all(post("/accounts", b'{"id":"alice"}'))
-            assert b" 201 " in await stream.receive_some()
-            await stream.send_all(post("/accounts/alice/messages", b"1", octets))
-            answer = await stream.receive_some()
-            return int(answer.rpartition(b"\r\n")[2] or await stream.receive_some())
+            await stream.send_all(post(path, body, *headers))
+            answer = await read_all(stream)
+        assert b" 201 " in answer
+        return answer.rpartition(b"\r\n")[2]
+
+    async def frozen(port: int) -> int:
+        await ask(port, "/accounts", b'{"id":"alice"}', b"application/json")
+        return int(await ask(port, "/accounts/alice/messages", b"1", b"application/octet-stream"))
 
     (tmp_path / "counting.py").write_text(ENGINE)
     with daemon_process(tmp_path, "--engine", "counting:connect") as daemon:
