@@ -71,25 +71,28 @@ class Connection:
         try:
             alpn_protocol = await self._handshake()
             sock = socket_of(self._stream)
-            async with self._tasks:
-                self._protocol = Protocol(
-                    alpn_protocol,
-                    self._slot,
-                    self._call_app,
-                    self._config,
-                    self._context,
-                    self._tasks,
-                    ConnectionState(LifespanState()),
-                    isinstance(self._stream, trio.SSLStream),
-                    parse_socket_addr(sock.family, sock.getpeername()),
-                    parse_socket_addr(sock.family, sock.getsockname()),
-                    self._send,
-                )
-                await self._protocol.initiate()
-                await self._idle.restart(self._tasks, self._close_when_idle)
-                await self._read()
-                self._ended = True
-                await self._idle.stop()
+            self._protocol = Protocol(
+                alpn_protocol,
+                self._slot,
+                self._call_app,
+                self._config,
+                self._context,
+                self._tasks,
+                ConnectionState(LifespanState()),
+                isinstance(self._stream, trio.SSLStream),
+                parse_socket_addr(sock.family, sock.getpeername()),
+                parse_socket_addr(sock.family, sock.getsockname()),
+                self._send,
+            )
+            try:
+                async with self._tasks:
+                    await self._protocol.initiate()
+                    await self._idle.restart(self._tasks, self._close_when_idle)
+                    await self._read()
+                    self._ended = True
+                    await self._idle.stop()
+            finally:
+                self._protocol.forget()
         except (OSError, trio.BrokenResourceError, trio.TooSlowError):
             pass  # The client has gone, or never began.
         finally:
@@ -178,10 +181,17 @@ class Connection:
         self._under_way += 1
         try:
             await self._app(scope, counted.receive, counted.send, sync_spawn, call_soon)
+        except BaseExceptionGroup as group:
+            if group.split(trio.Cancelled)[1] is not None:
+                raise
+        else:
+            return
         finally:
             self._under_way -= 1
             self._answered.set()
             counted.over()
+        # Hypercorn would keep the group in a cycle with all that it has to do with.
+        await trio.lowlevel.checkpoint()
 
 
 class _Counted:
