@@ -19,6 +19,7 @@ REASON_CHARS_MAX: Final = 1000
 # How long a client may take, and how long he is kept waiting.
 HEADERS_BYTES_MAX: Final = 16 * 1024
 HEADER_TIMEOUT_S: Final = 5
+KEEP_ALIVE_S: Final = 120  # longer than clients keep an idle connection: none ends under a request
 BODY_TIMEOUT_S: Final = 10
 MESSAGE_HANDLER_TIMEOUT_S: Final = 4  # connectors give up after 5 s and send again
 LINGER_S: Final = 1.0  # after an answer, for the rest of a body that is not wanted

@@ -1,6 +1,7 @@
 """``settled run``: the daemon, from its settings to its end."""
 
 import contextlib
+import gc
 from typing import TYPE_CHECKING
 
 import click
@@ -93,6 +94,9 @@ async def _run(settings: Settings, connect: "Connect") -> None:
             ) as daemon,
         ):
             await _tell_of_restore(store)
+            # What is there now stays: looking through it again and again for garbage would hold up
+            # every request for 0.1 s at a time.
+            gc.freeze()
             click.echo(
                 f"settled: {settings.engine} listens on {daemon.url}, database {settings.db}"
             )

@@ -99,6 +99,8 @@ async def _answer(reply: Awaitable[Reply]) -> TrioResponse:
 
 
 async def _http_error(error: Exception) -> TrioResponse:
+    # Quart keeps the error with the request: with its frames, the two would outlive the answer.
+    error.__traceback__ = error.__context__ = None
     status = error.code if isinstance(error, HTTPException) and error.code else 500
     allow = error.valid_methods if isinstance(error, MethodNotAllowed) else None
     return _response(status_reply(status, allow=tuple(sorted(allow or ()))))

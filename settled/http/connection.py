@@ -75,38 +75,49 @@ class Connection:
         """Serve until either side closes."""
         try:
             alpn_protocol = await self._handshake()
-            sock = socket_of(self._stream)
             said = b""
             if self._operations is not None and alpn_protocol != "h2":
-                lane = ShortLane(
-                    self._operations, self._stream, sock, slot=self._slot, context=self._context
-                )
-                said = await lane.serve()
+                said = await self._short_lane(self._operations)
                 if not said:
                     return
+            await self._converse(alpn_protocol, said)
+        except (OSError, trio.BrokenResourceError, trio.TooSlowError):
+            pass  # The client has gone, or never began.
+        finally:
+            await self._close()
+
+    async def _short_lane(self, operations: Operations) -> bytes:
+        """Serve what the lane can; return what was read and is not for it, nothing at the end."""
+        sock = socket_of(self._stream)
+        return await ShortLane(
+            operations, self._stream, sock, slot=self._slot, context=self._context
+        ).serve()
+
+    async def _converse(self, alpn_protocol: str | None, said: bytes) -> None:
+        """Speak the client's protocol, beginning with what was read already."""
+        sock = socket_of(self._stream)
+        self._protocol = Protocol(
+            alpn_protocol,
+            self._slot,
+            self._call_app,
+            self._config,
+            self._context,
+            self._tasks,
+            ConnectionState(LifespanState()),
+            isinstance(self._stream, trio.SSLStream),
+            parse_socket_addr(sock.family, sock.getpeername()),
+            parse_socket_addr(sock.family, sock.getsockname()),
+            self._send,
+        )
+        try:
             async with self._tasks:
-                self._protocol = Protocol(
-                    alpn_protocol,
-                    self._slot,
-                    self._call_app,
-                    self._config,
-                    self._context,
-                    self._tasks,
-                    ConnectionState(LifespanState()),
-                    isinstance(self._stream, trio.SSLStream),
-                    parse_socket_addr(sock.family, sock.getpeername()),
-                    parse_socket_addr(sock.family, sock.getsockname()),
-                    self._send,
-                )
                 await self._protocol.initiate()
                 await self._idle.restart(self._tasks, self._close_when_idle)
                 await self._read(said)
                 self._ended = True
                 await self._idle.stop()
-        except (OSError, trio.BrokenResourceError, trio.TooSlowError):
-            pass  # The client has gone, or never began.
         finally:
-            await self._close()
+            self._protocol.forget()
 
     async def _handshake(self) -> str | None:
         if not isinstance(self._stream, trio.SSLStream):
@@ -197,10 +208,17 @@ class Connection:
         self._under_way += 1
         try:
             await self._app(scope, counted.receive, counted.send, sync_spawn, call_soon)
+        except BaseExceptionGroup as group:
+            if group.split(trio.Cancelled)[1] is not None:
+                raise
+        else:
+            return
         finally:
             self._under_way -= 1
             self._answered.set()
             counted.over()
+        # Hypercorn would keep the group in a cycle with all that it has to do with.
+        await trio.lowlevel.checkpoint()
 
 
 class _Counted:

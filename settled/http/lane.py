@@ -240,14 +240,18 @@ class ShortLane:
     async def _stop_reading(self) -> None:
         """Take no more from a client that asks for nothing, or from any when the server stops.
 
+        One that has been answered may stay for longer: it keeps the connection for the next time.
+
         What has arrived by then is still read, and answered.
         """
-        while (
-            left_s := self._idle_since + limits.HEADER_TIMEOUT_S - trio.current_time()
-        ) > 0 or self._answering:
-            with trio.move_on_after(max(left_s, limits.LANE_REST_S)):
+        begun, patience_s = self._idle_since, float(limits.HEADER_TIMEOUT_S)
+        while self._answering or trio.current_time() < self._idle_since + patience_s:
+            rest_s = self._idle_since + patience_s - trio.current_time()
+            with trio.move_on_after(max(rest_s, limits.LANE_REST_S)):
                 await self._context.terminated.wait()
                 break
+            if self._idle_since > begun:
+                patience_s = limits.KEEP_ALIVE_S
         with suppress(OSError):
             self._sock.shutdown(SHUT_RD)
 

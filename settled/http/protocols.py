@@ -6,6 +6,7 @@ from typing import Any
 import h2.errors
 import h2.events
 import h11
+import outcome
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.events import EndBody
@@ -55,23 +56,54 @@ class Protocol:
             await self._protocol.initiate()
             await self._protocol.handle(RawData(error.data))
 
+    def forget(self) -> None:
+        """Free what the connection took up, once nothing goes on any more.
+
+        Left to the garbage collector, it would pile up, and then hold up all others for long.
+        """
+        if isinstance(self._protocol, H2Protocol):
+            self._protocol.streams.clear()
+        else:
+            self._protocol.stream = None
+        del self._protocol, self._arguments
+
 
 class _H11(H11Protocol):
     def __init__(self, app: Any, config: Config, *arguments: Any) -> None:
         super().__init__(app, config, *arguments)
-        self.connection = _H11Connection(
+        self.connection: _H11Connection = _H11Connection(
             h11.SERVER, max_incomplete_event_size=config.h11_max_incomplete_size
         )
 
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if isinstance(event, Closed):
+            # What waits for an answer to go, before it reads the next request, would wait for ever.
+            self.connection.end()
+            await self.can_read.set()
+
 
 class _H11Connection(h11.Connection):
-    """Reads requests that have one meaning, up to the last one, and no ``Upgrade``."""
+    """Reads requests that have one meaning, up to the last one, and no ``Upgrade``.
+
+    What has come of a body is one event. Each one costs the tasks that hand it on more than it
+    costs to parse, and a client may send its body in chunks of one byte.
+    """
+
+    _following: outcome.Maybe[Any] | None = None
+    _ended = False
+
+    def end(self) -> None:
+        """Read no more, not even what has come already."""
+        self._ended = True
 
     def receive_data(self, data: bytes) -> None:
         if self.their_state is not h11.MUST_CLOSE:
             super().receive_data(data)
 
     def next_event(self) -> Any:
+        if self._ended:
+            return h11.NEED_DATA
         if self.their_state is h11.MUST_CLOSE:
             # h11 takes what follows the last request for an error, and Hypercorn would answer 400
             # where the answer to that request belongs, which may have been carried out.
@@ -80,6 +112,27 @@ class _H11Connection(h11.Connection):
         if isinstance(event, h11.Request):
             return self._checked(event)
         return event
+
+    def _extract_next_receive_event(self) -> Any:
+        """Join data that is there; the state moves on only once what follows it is asked for."""
+        if self._following is not None:
+            following, self._following = self._following, None
+            return following.unwrap()
+        event = super()._extract_next_receive_event()
+        if not isinstance(event, h11.Data):
+            return event
+        data = bytearray(event.data)
+        while True:
+            following = outcome.capture(super()._extract_next_receive_event)
+            match following:
+                case outcome.Value(h11.Data() as more):
+                    data += more.data
+                case outcome.Value(h11.NEED_DATA):
+                    break
+                case _:
+                    self._following = following
+                    break
+        return h11.Data(data=bytes(data))
 
     def _checked(self, request: h11.Request) -> h11.Request:
         names = {name for name, _ in request.headers}
