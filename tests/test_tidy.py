@@ -24,7 +24,7 @@ FLOORS = (
     ("engine",),
     ("http",),
     ("daemon",),
-    ("config", "logs", "cli"),
+    ("setting_values", "config", "logs", "cli"),
     ("testing",),
 )
 

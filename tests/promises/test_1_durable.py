@@ -11,7 +11,7 @@ import httpx2
 import pytest
 import trio
 
-from settled.amounts import Quantity
+from settled.amounts import EXACT, Quantity
 from settled.errors import StoreBroken, StoreBusy
 from settled.store import writer as writer_module
 from settled.store.sql import ledger, requests
@@ -189,7 +189,7 @@ async def test_a_full_file_refuses_and_goes_on_when_there_is_room(tmp_path: Path
 
         accepted = await fill()
         account = await store.account("alice")
-        assert account.requested == Quantity("1" * 1000, 0).value * accepted
+        assert account.requested == EXACT.multiply(Quantity("1" * 1000, 0).value, accepted)
         await store._writer.write(lambda tx: tx.conn.execute("PRAGMA max_page_count = 1000000"))
         await store.queue_settlement("alice", Quantity("1", 0), "now")
         await conserved(store)
