@@ -94,19 +94,18 @@ async def serve(
         async with (
             connected(connect, services) as engine,
             engine_tasks.ending(),
-            trio.open_nursery() as core_nursery,
+            trio.open_nursery() as tasks,
         ):
-            deliver = connector.deliver
-            core = Core(store, engine, deliver, core_nursery, settle_timeout_s=settle_timeout_s)
+            core = Core(store, engine, connector.deliver, tasks, settle_timeout_s=settle_timeout_s)
             services.attach(core)
             operations = Operations(store, core, engine)
             server = _Server(listen, (certfile, keyfile), grace_s, short_lane=short_lane)
-            url = await server.start(core_nursery, operations)
+            url = await server.start(tasks, operations)
             core.start()
             log.info("serving", url=url, connector=connector.shown_url)
             yield Daemon(url, operations, services)
             await _drain(server, core, grace_s)
-            core_nursery.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
 
 
 async def _drain(server: "_Server", core: Core, grace_s: float) -> None:
