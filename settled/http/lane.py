@@ -145,7 +145,7 @@ class ShortLane:
         self._plain = isinstance(stream, trio.SocketStream)
         self._slot = slot
         self._context = context
-        self._answering = False
+        self._answering = self._answered = False
         self._idle_since = trio.current_time()
 
     async def serve(self) -> bytes:
@@ -175,7 +175,7 @@ class ShortLane:
             self._slot.request_whole()
             self._answering = True
             answer = _encoded(await self._settled(request))
-            self._answering = False
+            self._answering, self._answered = False, True
             self._slot.answer_begun()
             self._idle_since = self._slot.waiting_since
             if not await self._send(answer):
@@ -244,16 +244,20 @@ class ShortLane:
 
         What has arrived by then is still read, and answered.
         """
-        begun, patience_s = self._idle_since, float(limits.HEADER_TIMEOUT_S)
-        while self._answering or trio.current_time() < self._idle_since + patience_s:
-            rest_s = self._idle_since + patience_s - trio.current_time()
-            with trio.move_on_after(max(rest_s, limits.LANE_REST_S)):
+        while (rest_s := self._idle_until() - trio.current_time()) > 0:
+            with trio.move_on_after(rest_s):
                 await self._context.terminated.wait()
                 break
-            if self._idle_since > begun:
-                patience_s = limits.KEEP_ALIVE_S
         with suppress(OSError):
             self._sock.shutdown(SHUT_RD)
+
+    def _idle_until(self) -> float:
+        """Return until when the client may be silent, as it looks now."""
+        if self._answering:
+            return trio.current_time() + limits.HEADER_TIMEOUT_S
+        if self._answered:
+            return self._idle_since + limits.KEEP_ALIVE_S
+        return self._idle_since + limits.HEADER_TIMEOUT_S
 
 
 def _may_begin(said: bytes) -> bool:
