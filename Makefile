@@ -8,7 +8,7 @@ DEV := $(VENV)/.ready-dev
 FUZZ := $(VENV)/.ready-fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test neighbours damage run check simulate mutate format docs clean fuzz hostile crashes soak
+.PHONY: help demo test neighbours damage run check simulate mutate format docs clean fuzz hostile crashes soak bench
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -50,13 +50,19 @@ run: $(READY)  ## run one daemon, with the loopback engine unless SETTLED_ENGINE
 
 EXAMPLES ?= 1000
 FUZZ_SECONDS ?= 600
+CASES ?= 20000
 
-fuzz: $(FUZZ)  ## schemathesis over a live daemon (EXAMPLES an operation), atheris on the parsers (FUZZ_SECONDS)
+fuzz: $(FUZZ)  ## schemathesis over a live daemon (EXAMPLES an operation), atheris on the parsers (FUZZ_SECONDS), the short lane against Hypercorn (CASES)
 	$(BIN)/python -m tests.hostile.fuzz_api $(EXAMPLES)
 	$(BIN)/python -m tests.hostile.fuzz_parsers $(FUZZ_SECONDS)
+	$(BIN)/python -m tests.hostile.two_ways $(CASES)
 
 hostile: $(DEV)  ## every attack on a live daemon, and what it costs a healthy client
 	$(BIN)/python -m tests.hostile.campaign
+
+bench: $(DEV)  ## settled beside its peers (ONLY=settlements,... ROUNDS=n SECONDS=n JSON=FILE PAGE=yes)
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	    $(if $(SECONDS),--seconds $(SECONDS)) $(if $(JSON),--json $(JSON)) $(if $(PAGE),--page)
 
 check: $(DEV)  ## ruff, mypy --strict, and that the docs say what the program does
 	$(BIN)/ruff check .
@@ -79,5 +85,5 @@ mutate: $(DEV)  ## change the code a little, again and again: do the tests notic
 	    $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(OPTIONS)
 
 clean:  ## remove what was built, cached or left by a demo
-	rm -rf $(VENV) build dist *.egg-info .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .mutation
+	rm -rf $(VENV) build dist *.egg-info .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .mutation .bench
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,14 +11,12 @@ The file is TOML: the settings by name, and the engine's options in the table ``
 """
 
 import dataclasses
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from settled import limits
 from settled.engine.loading import LoadedTarget
@@ -27,15 +25,19 @@ from settled.engine.options import OptionInfo, Shown, build, describe, option, s
 from settled.engine.secrets import CONCEALED
 from settled.engine.values import Value
 from settled.errors import ConfigError
+from settled.setting_values import (
+    bytes_fault,
+    conceal_credentials,
+    listen_fault,
+    parse_bytes,
+    timeout_fault,
+    url_fault,
+)
 from settled.text import one_line
 
 ENV_PREFIX: Final = "SETTLED_"
 CONFIG_ENV: Final = "SETTLED_CONFIG"
 DEFAULT_FILE: Final = Path("settled.toml")
-
-_LISTEN: Final = re.compile(r"(\[[^\[\]\s]+\]|[^:\[\]\s]+):([0-9]{1,5})", re.ASCII)
-_BYTES: Final = re.compile(r"(?ai)(\d{1,15}(?:\.\d{1,9}(?=[KMG]))?)([KMG]?)")
-_UNSAFE_IN_URL: Final = re.compile(r"[^\x21-\x7e]|[\\?#]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,10 @@ class Settings:
     disk_reserve: str = option(
         default="64M",
         help="free space, in bytes or with K, M or G, below which new work is refused; 0: never",
+    )
+    short_lane: bool = option(
+        default=True,
+        help="answer ordinary settlement requests without Hypercorn and Quart, much faster",
     )
     certfile: Path | None = option(default=None, help="TLS certificate chain, PEM")
     keyfile: Path | None = option(default=None, help="private key of the certificate, PEM")
@@ -115,7 +121,7 @@ class Config:
 
 
 def resolve(
-    flags: Mapping[str, str | None],
+    flags: Mapping[str, str | bool | None],
     option_flags: Sequence[str],
     environ: Mapping[str, str],
     config_flag: str | None = None,
@@ -186,11 +192,6 @@ def _resolve_one(
     return _build(given)
 
 
-def conceal_credentials(url: str) -> str:
-    """Return ``url`` with the user and password in it, if any, replaced."""
-    return re.sub(r"//[^/]*@", f"//{CONCEALED}@", url)
-
-
 def _variable(name: str, environ: Mapping[str, str]) -> Value:
     return Value(environ[name], f"environment variable {name}", "environment")
 
@@ -198,63 +199,14 @@ def _variable(name: str, environ: Mapping[str, str]) -> Value:
 def _build(values: dict[str, Value]) -> Settings:
     settings = build(Settings, values, noun="setting")
     for name, fault in (
-        ("listen", _listen_fault(settings.listen)),
-        ("connector_url", _url_fault(settings.connector_url, values.get("connector_url"))),
-        ("settle_timeout", _timeout_fault(settings.settle_timeout)),
-        ("disk_reserve", _bytes_fault(settings.disk_reserve)),
+        ("listen", listen_fault(settings.listen)),
+        ("connector_url", url_fault(settings.connector_url, values.get("connector_url"))),
+        ("settle_timeout", timeout_fault(settings.settle_timeout)),
+        ("disk_reserve", bytes_fault(settings.disk_reserve)),
     ):
         if fault is not None:
             raise ConfigError(f"setting {name} (from {values[name].source}): {fault}")
     return dataclasses.replace(settings, connector_url=settings.connector_url.rstrip("/"))
-
-
-def _listen_fault(listen: str) -> str | None:
-    match = _LISTEN.fullmatch(listen)
-    if match is None or int(match[2]) > 65535:
-        return f"expected HOST:PORT, like 127.0.0.1:3000 or [::1]:3000; got {one_line(listen, 60)}"
-    return None
-
-
-def _url_fault(url: str, value: Value | None) -> str | None:
-    """Say what is wrong with the connector's URL, without repeating it: it may hold a password."""
-    expected = "expected an http or https URL without query, like http://localhost:7771"
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        return expected
-    if not valid or _UNSAFE_IN_URL.search(url):
-        return expected
-    if "@" in parts.netloc and value is not None and value.origin == "flag":
-        return (
-            "credentials do not belong on the command line, where others can see them: "
-            "set SETTLED_CONNECTOR_URL, or connector_url in the settings file"
-        )
-    return None
-
-
-def parse_bytes(text: str) -> int:
-    """Return a size such as ``64M`` or ``1.5g``, in powers of 1024, as a number of bytes.
-
-    Raises:
-        ValueError: when it is no such size.
-    """
-    match = _BYTES.fullmatch(text)
-    if match is None:
-        raise ValueError(f"expected bytes, or a number with K, M or G, like 64M; got {text[:60]}")
-    return int(Decimal(match[1]) * 1024 ** " KMG".index(match[2].upper() or " "))
-
-
-def _bytes_fault(text: str) -> str | None:
-    try:
-        parse_bytes(text)
-    except ValueError as error:
-        return one_line(error)
-    return None
-
-
-def _timeout_fault(timeout_s: float | None) -> str | None:
-    return None if timeout_s is None or timeout_s > 0 else "expected more than 0 seconds"
 
 
 def _from_file(

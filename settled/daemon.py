@@ -56,6 +56,7 @@ async def serve(
     settle_timeout_s: float | None = None,
     certfile: Path | None = None,
     keyfile: Path | None = None,
+    short_lane: bool = True,
 ) -> AsyncIterator[Daemon]:
     """Run an engine behind the connector's API for as long as the block lasts.
 
@@ -70,6 +71,7 @@ async def serve(
         settle_timeout_s: how long ``settle`` may take, in seconds, before its outcome is unknown.
         certfile: serve TLS with this certificate chain (PEM).
         keyfile: the private key that goes with it (PEM).
+        short_lane: answer ordinary settlement requests without Hypercorn, much faster.
 
     Raises:
         ConfigError: when ``connect`` gives no proper engine, or a setting cannot be used.
@@ -86,26 +88,24 @@ async def serve(
     """
     interrupted = await patiently(store.interrupt_settlements)  # a command may hold it just now
     log.info("starting", interrupted_settlements=interrupted)
-    connector = Connector(connector_url)
-    engine_tasks = _EngineTasks()
+    connector, engine_tasks = Connector(connector_url), _EngineTasks()
     async with trio.open_nursery() as nursery:
         services = Services(store, connector, await engine_tasks.start(nursery))
         async with (
             connected(connect, services) as engine,
             engine_tasks.ending(),
-            trio.open_nursery() as core_nursery,
+            trio.open_nursery() as tasks,
         ):
-            core = Core(
-                store, engine, connector.deliver, core_nursery, settle_timeout_s=settle_timeout_s
-            )
+            core = Core(store, engine, connector.deliver, tasks, settle_timeout_s=settle_timeout_s)
             services.attach(core)
-            operations, server = Operations(store, core, engine), _Server(grace_s)
-            url = await server.start(core_nursery, operations, listen, certfile, keyfile)
+            operations = Operations(store, core, engine)
+            server = _Server(listen, (certfile, keyfile), grace_s, short_lane=short_lane)
+            url = await server.start(tasks, operations)
             core.start()
             log.info("serving", url=url, connector=connector.shown_url)
             yield Daemon(url, operations, services)
             await _drain(server, core, grace_s)
-            core_nursery.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
 
 
 async def _drain(server: "_Server", core: Core, grace_s: float) -> None:
@@ -181,37 +181,41 @@ class _EngineTasks:
 class _Server:
     """The HTTP server as a thing that is started and stopped."""
 
-    def __init__(self, grace_s: float) -> None:
+    def __init__(
+        self,
+        listen: str,
+        tls: tuple[Path | None, Path | None],
+        grace_s: float,
+        *,
+        short_lane: bool,
+    ) -> None:
+        self._listen = listen
+        self._certfile, self._keyfile = (None if path is None else str(path) for path in tls)
         self._grace_s = grace_s
+        self._short_lane = short_lane
         self._stop = trio.Event()
         self._stopped = trio.Event()
 
-    async def start(
-        self,
-        nursery: trio.Nursery,
-        operations: Operations,
-        listen: str,
-        certfile: Path | None,
-        keyfile: Path | None,
-    ) -> str:
+    async def start(self, nursery: trio.Nursery, operations: Operations) -> str:
         """Serve in ``nursery``; return the URL once connections are accepted."""
         # Quart and Hypercorn are half of the start-up time of a command that needs neither.
         from settled.http.app import make_app
         from settled.http.server import serve_http
 
-        sock = bind(listen)
+        sock = bind(self._listen)
         host, port = sock.getsockname()[:2]
         serving = partial(
             serve_http,
             make_app(operations),
             sock,
-            certfile=None if certfile is None else str(certfile),
-            keyfile=None if keyfile is None else str(keyfile),
+            operations=operations if self._short_lane else None,
+            certfile=self._certfile,
+            keyfile=self._keyfile,
             shutdown=self._stop.wait,
             grace_s=self._grace_s,
         )
         await nursery.start(self._run, serving)
-        scheme = "http" if certfile is None else "https"
+        scheme = "http" if self._certfile is None else "https"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def _run(self, serving: partial[object], *, task_status: trio.TaskStatus[None]) -> None:

@@ -19,6 +19,7 @@ REASON_CHARS_MAX: Final = 1000
 # How long a client may take, and how long he is kept waiting.
 HEADERS_BYTES_MAX: Final = 16 * 1024
 HEADER_TIMEOUT_S: Final = 5
+KEEP_ALIVE_S: Final = 120  # longer than clients keep an idle connection: none ends under a request
 BODY_TIMEOUT_S: Final = 10
 MESSAGE_HANDLER_TIMEOUT_S: Final = 4  # connectors give up after 5 s and send again
 LINGER_S: Final = 1.0  # after an answer, for the rest of a body that is not wanted
@@ -44,6 +45,7 @@ SHORTAGE_OVER_S: Final = 60  # after that, the next one is logged again
 
 # What one of them may send at a time.
 READ_BYTES_MAX: Final = 4096
+LANE_REST_S: Final = 0.2  # for the rest of an ordinary request, before Hypercorn waits for it
 STREAMS_MAX: Final = 100  # requests at once on one HTTP/2 connection
 IDLE_FRAMES_MAX: Final = 200  # pings, settings, resets and the like on an HTTP/2 connection
 IDLE_FRAMES_PER_ANSWER: Final = 10
@@ -60,6 +62,7 @@ DELIVERIES_PER_ACCOUNT_MAX: Final = 8
 
 # What is done at once.
 SETTLING_ACCOUNTS_MAX: Final = 10_000  # an engine that never returns holds one of these places
+SETTLE_REST_S: Final = 0.25  # of an account between two payments; what comes meanwhile is netted
 HOOKS_MAX: Final = 100
 EXPEDITE_EVERY_S: Final = 10
 

@@ -142,11 +142,13 @@ def unresolved_settings_options(command: Callable[..., T]) -> Callable[..., T]:
         help="An option of the engine; may be repeated.  [env: SETTLED_OPTION_NAME]",
     )(wrapped)
     for info in reversed(SETTINGS):
-        wrapped = click.option(
-            "--" + info.name.replace("_", "-"),
-            metavar=info.type_name.upper(),
-            help=_setting_help(info),
-        )(wrapped)
+        flag = "--" + info.name.replace("_", "-")
+        if info.type_name == "boolean":
+            off = f"{flag}/--no-{flag.removeprefix('--')}"
+            option = click.option(off, default=None, help=_setting_help(info))
+        else:
+            option = click.option(flag, metavar=info.type_name.upper(), help=_setting_help(info))
+        wrapped = option(wrapped)
     return wrapped
 
 

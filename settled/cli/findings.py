@@ -17,10 +17,11 @@ from sqlite_utils import Database
 
 from settled import limits
 from settled.cli.records import iso
-from settled.config import Config, Settings, conceal_credentials
+from settled.config import Config, Settings
 from settled.engine.loading import load
 from settled.errors import ConfigError, SettledError
 from settled.http.listening import bind, tls_context
+from settled.setting_values import conceal_credentials
 from settled.store import faults, file, lock, looking
 from settled.store.soundness import refuse_loss
 from settled.store.sql.audit import audit

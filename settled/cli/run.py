@@ -90,6 +90,7 @@ async def _run(settings: Settings, connect: "Connect") -> None:
                 settle_timeout_s=settings.settle_timeout,
                 certfile=settings.certfile,
                 keyfile=settings.keyfile,
+                short_lane=settings.short_lane,
             ) as daemon,
         ):
             await _tell_of_restore(store)

@@ -14,6 +14,7 @@ from settled.errors import (
     HandlerFailed,
     MessageRefused,
     StoreBroken,
+    StoreFull,
 )
 from settled.store.protocol import Store
 from settled.store.records import Account
@@ -45,8 +46,11 @@ class Operations:
         checked_id = ids.mint() if account_id is None else ids.check_account_id(account_id)
         if self._core.room.low and not await self._is_open(checked_id):
             raise self._core.room.refusal()
-        with self._core.room.taking_work():
+        try:
             account = await self._store.open_account(checked_id)
+        except StoreFull as error:
+            self._core.room.found_full(error)
+            raise
         self._core.hooks.scheduler.wake(account.number)
         if account.state == "setup":
             self._core.hooks.expedite(account.number)
@@ -75,8 +79,11 @@ class Operations:
         # What is on record is confirmed even then: its client would believe it refused, and pay.
         if room.low and not await self._store.is_requested(account_id, key):
             raise room.refusal()
-        with room.taking_work():
+        try:
             queued = await self._store.queue_settlement(account_id, quantity, key)
+        except StoreFull as error:
+            room.found_full(error)
+            raise
         if not queued.replayed:
             self._core.outgoing.scheduler.wake(queued.account)
         return queued.quantity

@@ -59,6 +59,7 @@ class Outgoing:
         step = await self._store.next_settlement(
             account, ids.mint(), asset_scale=self._engine.asset_scale
         )
+        begun_s = trio.current_time()
         settlement = step.settlement
         if settlement is None or (not step.begun and settlement.state != "unknown"):
             return step.delay_ms
@@ -74,7 +75,18 @@ class Outgoing:
             log.warning("outcome_known_already", reason=str(error))  # the operator was faster
         else:
             _report(settlement, outcome)
+        if isinstance(outcome, Settled):
+            await self._rest(begun_s)
         return 0
+
+    async def _rest(self, begun_s: float) -> None:
+        """Let requests gather for the account's next payment, after one that was made.
+
+        Many such rests end together, so that what follows them is committed together.
+        """
+        together_s = limits.SETTLE_REST_S / 5
+        with trio.move_on_at(math.ceil((begun_s + limits.SETTLE_REST_S) / together_s) * together_s):
+            await self.scheduler.draining.wait()
 
     async def _pay(self, settlement: Settlement) -> SettlementOutcome:
         timeout_s = math.inf if self._settle_timeout_s is None else self._settle_timeout_s

@@ -6,8 +6,6 @@ taken again by itself as soon as there is room.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import structlog
@@ -60,16 +58,11 @@ class Room:
             self._leave(space)
         return True
 
-    @contextmanager
-    def taking_work(self) -> Iterator[None]:
-        """Heed a write of new work that finds no room: at once, whatever the disk says."""
-        try:
-            yield
-        except StoreFull as error:
-            self._full_until = trio.current_time() + limits.DISK_FULL_PAUSE_S
-            if self._watching:
-                self._enter(str(error), None)
-            raise
+    def found_full(self, error: StoreFull) -> None:
+        """Heed a write of new work that found no room: at once, whatever the disk says."""
+        self._full_until = trio.current_time() + limits.DISK_FULL_PAUSE_S
+        if self._watching:
+            self._enter(str(error), None)
 
     def refusal(self) -> StoreFull:
         """Return the error that new work is refused with."""

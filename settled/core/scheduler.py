@@ -24,6 +24,9 @@ class Scheduler:
             raises is logged, and it is called again later; only ``StoreBroken`` ends the daemon.
         tasks_max: how many accounts are worked on at the same time.
 
+    Attributes:
+        draining: set when no more work is started, for work that only waits.
+
     Example::
 
         scheduler = Scheduler(pay_what_is_due, tasks_max=100)
@@ -39,7 +42,7 @@ class Scheduler:
         self._running: set[int] = set()
         self._woken: set[int] = set()  # while running
         self._changed = trio.Event()
-        self._draining = False
+        self.draining = trio.Event()
 
     def wake(self, account: int) -> None:
         """Have the account worked on now, or again right after the work that is going on."""
@@ -59,7 +62,7 @@ class Scheduler:
         async with trio.open_nursery() as nursery:
             while True:
                 self._changed = trio.Event()
-                next_at = math.inf if self._draining else self._start_due(nursery)
+                next_at = math.inf if self.draining.is_set() else self._start_due(nursery)
                 with trio.move_on_at(next_at):
                     await self._changed.wait()
 
@@ -100,6 +103,6 @@ class Scheduler:
 
     async def drain(self) -> None:
         """Start no more work, and wait for what is going on to end."""
-        self._draining = True
+        self.draining.set()
         while self._running:
             await self._changed.wait()

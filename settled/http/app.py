@@ -8,7 +8,6 @@ from collections.abc import Awaitable
 from importlib.resources import files
 from typing import Final
 
-import trio
 from quart import request
 from quart_trio import QuartTrio
 from quart_trio.wrappers import TrioResponse
@@ -16,7 +15,6 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from settled import limits
 from settled.core.operations import Operations
-from settled.errors import StoreBroken
 from settled.http import handlers
 from settled.http.edge import edge
 from settled.http.problems import CROSS_SITE, problem_reply, status_reply
@@ -97,12 +95,7 @@ async def _refuse_web_pages() -> TrioResponse | None:
 
 
 async def _answer(reply: Awaitable[Reply]) -> TrioResponse:
-    try:
-        return _response(await reply)
-    except (StoreBroken, ExceptionGroup):
-        # The commit's outcome is unknown, so that any answer could be a lie, and Quart would make
-        # one of the exception. The store has told the daemon, which is stopping and cancels this.
-        await trio.sleep_forever()
+    return _response(await handlers.answered(reply))
 
 
 async def _http_error(error: Exception) -> TrioResponse:

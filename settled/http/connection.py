@@ -22,6 +22,8 @@ from hypercorn.typing import (
 from hypercorn.utils import parse_socket_addr
 
 from settled import limits
+from settled.core.operations import Operations
+from settled.http.lane import ShortLane
 from settled.http.protocols import Protocol
 from settled.http.slots import Slot
 
@@ -39,6 +41,7 @@ class Connection:
         context: is told when the server stops.
         stream: the connection.
         slot: its place.
+        operations: what the short lane settles with; without them there is no such lane.
         over: is called when it is closed: what its client still sends is for nobody.
     """
 
@@ -50,6 +53,7 @@ class Connection:
         stream: Stream,
         *,
         slot: Slot,
+        operations: Operations | None,
         over: Callable[[], None],
     ) -> None:
         self._app = app
@@ -57,6 +61,7 @@ class Connection:
         self._context = context
         self._stream = stream
         self._slot = slot
+        self._operations = operations
         self._over = over
         self._tasks = TaskGroup()
         self._sending = trio.Lock()
@@ -70,33 +75,49 @@ class Connection:
         """Serve until either side closes."""
         try:
             alpn_protocol = await self._handshake()
-            sock = socket_of(self._stream)
-            self._protocol = Protocol(
-                alpn_protocol,
-                self._slot,
-                self._call_app,
-                self._config,
-                self._context,
-                self._tasks,
-                ConnectionState(LifespanState()),
-                isinstance(self._stream, trio.SSLStream),
-                parse_socket_addr(sock.family, sock.getpeername()),
-                parse_socket_addr(sock.family, sock.getsockname()),
-                self._send,
-            )
-            try:
-                async with self._tasks:
-                    await self._protocol.initiate()
-                    await self._idle.restart(self._tasks, self._close_when_idle)
-                    await self._read()
-                    self._ended = True
-                    await self._idle.stop()
-            finally:
-                self._protocol.forget()
+            said = b""
+            if self._operations is not None and alpn_protocol != "h2":
+                said = await self._short_lane(self._operations)
+                if not said:
+                    return
+            await self._converse(alpn_protocol, said)
         except (OSError, trio.BrokenResourceError, trio.TooSlowError):
             pass  # The client has gone, or never began.
         finally:
             await self._close()
+
+    async def _short_lane(self, operations: Operations) -> bytes:
+        """Serve what the lane can; return what was read and is not for it, nothing at the end."""
+        sock = socket_of(self._stream)
+        return await ShortLane(
+            operations, self._stream, sock, slot=self._slot, context=self._context
+        ).serve()
+
+    async def _converse(self, alpn_protocol: str | None, said: bytes) -> None:
+        """Speak the client's protocol, beginning with what was read already."""
+        sock = socket_of(self._stream)
+        self._protocol = Protocol(
+            alpn_protocol,
+            self._slot,
+            self._call_app,
+            self._config,
+            self._context,
+            self._tasks,
+            ConnectionState(LifespanState()),
+            isinstance(self._stream, trio.SSLStream),
+            parse_socket_addr(sock.family, sock.getpeername()),
+            parse_socket_addr(sock.family, sock.getsockname()),
+            self._send,
+        )
+        try:
+            async with self._tasks:
+                await self._protocol.initiate()
+                await self._idle.restart(self._tasks, self._close_when_idle)
+                await self._read(said)
+                self._ended = True
+                await self._idle.stop()
+        finally:
+            self._protocol.forget()
 
     async def _handshake(self) -> str | None:
         if not isinstance(self._stream, trio.SSLStream):
@@ -106,9 +127,15 @@ class Connection:
         chosen: str | None = self._stream.selected_alpn_protocol()
         return chosen
 
-    async def _read(self) -> None:
-        """Read a little at a time, so that nobody has us parse thousands of frames in one go."""
-        first = True
+    async def _read(self, said: bytes) -> None:
+        """Read a little at a time, so that nobody has us parse thousands of frames in one go.
+
+        Args:
+            said: what was read already.
+        """
+        first = not said
+        if said:
+            await self._protocol.handle(RawData(said))
         while True:
             try:
                 with trio.fail_after(limits.SILENCE_S):
@@ -140,7 +167,7 @@ class Connection:
                     # Half an answer would break those to the other requests of the connection.
                     with trio.CancelScope(shield=True):
                         await self._stream.send_all(event.data)
-                except _CLOSED:
+                except (*_CLOSED, trio.BusyResourceError):  # busy with the end of the connection
                     await self._protocol.handle(Closed())
         elif isinstance(event, Closed):
             await self._close()

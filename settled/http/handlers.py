@@ -3,7 +3,7 @@
 Whoever speaks HTTP reads a request, calls one of these, and sends what it returns; that is why two
 servers side by side cannot differ in what they answer. Every function returns a reply for whatever
 the client sent and whatever went wrong. The one exception is ``StoreBroken`` (or a group that holds
-one): the outcome of a commit is unknown, and no answer may be given.
+one): the outcome of a commit is unknown, and no answer may be given, which ``answered`` sees to.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,6 +12,7 @@ from typing import Final, ParamSpec, TypeVar
 
 import msgspec
 import structlog
+import trio
 
 from settled import ids
 from settled.amounts import Quantity
@@ -38,6 +39,18 @@ class _QuantityBody(msgspec.Struct):
 
 _ACCOUNT: Final = msgspec.json.Decoder(_AccountBody)
 _QUANTITY: Final = msgspec.json.Decoder(_QuantityBody)
+
+
+async def answered(reply: Awaitable[Reply]) -> Reply:
+    """Return the reply of an endpoint; never, when nobody knows the outcome.
+
+    Then any answer could be a lie. The store has told the daemon, which is stopping and cancels
+    this.
+    """
+    try:
+        return await reply
+    except (StoreBroken, ExceptionGroup):
+        await trio.sleep_forever()
 
 
 def _answering(

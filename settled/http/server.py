@@ -22,6 +22,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 
 from settled import limits
+from settled.core.operations import Operations
 from settled.http.connection import Connection, Stream, socket_of
 from settled.http.listening import bind, tls_context
 from settled.http.slots import Slot, Slots
@@ -41,6 +42,7 @@ async def serve_http(
     app: ASGIFramework,
     sock: socket,
     *,
+    operations: Operations | None = None,
     certfile: str | None = None,
     keyfile: str | None = None,
     shutdown: Callable[[], Awaitable[object]],
@@ -56,6 +58,7 @@ async def serve_http(
     Args:
         app: the app, such as ``make_app`` returns.
         sock: a socket as ``bind`` returns it; it is closed in the end.
+        operations: what ``app`` settles with, for the short lane; without it there is none.
         certfile: the server's certificate chain in PEM; serves TLS, together with ``keyfile``.
         keyfile: the certificate's private key in PEM, not encrypted.
         shutdown: returns when it is time to stop.
@@ -77,7 +80,7 @@ async def serve_http(
         if tls is not None:
             listener = trio.SSLListener(tcp_listener, tls, https_compatible=True)
         async with trio.open_nursery() as connections:
-            server = _Server(app, connections)
+            server = _Server(app, operations, connections)
             async with trio.open_nursery() as accepting:
                 accepting.start_soon(server.accept, listener)
                 task_status.started()
@@ -90,9 +93,12 @@ async def serve_http(
 class _Server:
     """Serves each connection with Hypercorn, and keeps what fails on one from the others."""
 
-    def __init__(self, app: ASGIFramework, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, app: ASGIFramework, operations: Operations | None, nursery: trio.Nursery
+    ) -> None:
         self._context = WorkerContext(max_requests=None)
         self._app = app
+        self._operations = operations
         self._nursery = nursery
         self._config = _config()
         self._slots = Slots()
@@ -136,7 +142,13 @@ class _Server:
                 nursery.start_soon(_close_when_cancelled, socket_of(stream))
                 over = nursery.cancel_scope.cancel
                 await Connection(
-                    self._call_app, self._config, self._context, stream, slot=slot, over=over
+                    self._call_app,
+                    self._config,
+                    self._context,
+                    stream,
+                    slot=slot,
+                    operations=self._operations,
+                    over=over,
                 ).run()
                 over()
         except* Exception as faults:

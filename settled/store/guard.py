@@ -83,10 +83,11 @@ class Guard:
     def _find_gone(self) -> None:
         for path, identity in self._files.items():
             if _identity(path) != identity:
+                rescued = f"{self._path.resolve()}.*.rescued"
                 self._gone = (
                     f"{path} was deleted, renamed or replaced while it was in use: nothing more is "
                     f"acknowledged. Put it back under its name, with the files beside it, or use "
-                    f'the newest {self._path}.*.rescued (docs/operators.md, "Damage"), then start '
+                    f'the newest {rescued} (docs/operators.md, "Damage"), then start '
                     f"again"
                 )
                 self._hold.renew(self._path)

@@ -160,9 +160,9 @@ class SqliteStore:
     # --- outgoing ---
 
     async def queue_settlement(self, account_id: str, quantity: Quantity, key: str) -> Queued:
-        return await self._writer.write(
-            lambda tx: requests.queue_settlement(tx, account_id, quantity, key)
-        )
+        request = requests.Request(account_id, quantity, key)
+        queued: Queued = await self._writer.write_together(requests.queue_settlements, request)
+        return queued
 
     async def is_requested(self, account_id: str, key: str) -> bool:
         return await self._read(lambda conn: requests.is_requested(conn, account_id, key))

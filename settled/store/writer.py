@@ -2,7 +2,8 @@
 
 Work arrives as functions of an open transaction. While the disk syncs one batch, the next gathers.
 A batch whose transaction fails is rolled back whole and run again one by one, so a function must do
-all its work through the transaction it is given.
+all its work through the transaction it is given. Of one kind of work the function takes all that
+the batch has of it at once.
 """
 
 import queue
@@ -30,9 +31,21 @@ _PASSING: Final = frozenset(
 )
 
 
+# What comes of each item: what it is answered with, or why it is refused.
+Together = Callable[[Tx, Sequence[Any]], Sequence[Any]]
+
+
 @dataclass(slots=True, eq=False)
 class _Job:
     run: Callable[[Tx], Any]
+    task: trio.lowlevel.Task
+    result: outcome.Maybe[Any] = field(init=False)
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    run: Together
+    item: Any
     task: trio.lowlevel.Task
     result: outcome.Maybe[Any] = field(init=False)
 
@@ -64,7 +77,7 @@ class Writer:
         self._uptime = uptime
         self._nudge = nudge
         self._committed = committed
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | _Item | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
         self._broken: StoreBroken | None = None
         self._closed = False
@@ -80,11 +93,23 @@ class Writer:
             StoreBusy: nothing was written; try again later.
             StoreBroken: whether it was written cannot be told; the daemon must stop.
         """
+        return cast(_T, await self._enter(_Job(run, trio.lowlevel.current_task())))
+
+    async def write_together(self, run: Together, item: object) -> Any:
+        """Have ``run`` write ``item``, with those of all others who wait; otherwise like ``write``.
+
+        Args:
+            run: takes the items, and returns what comes of each: a result, or a ``SettledError``
+                for one that is refused and has written nothing.
+            item: what is to be written.
+        """
+        return await self._enter(_Item(run, item, trio.lowlevel.current_task()))
+
+    async def _enter(self, job: _Job | _Item) -> Any:
         await trio.lowlevel.checkpoint_if_cancelled()
         self.check()
-        self._jobs.put(_Job(run, trio.lowlevel.current_task()))
-        result = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
-        return cast(_T, result)
+        self._jobs.put(job)
+        return await trio.lowlevel.wait_task_rescheduled(_not_cancelled)
 
     def check(self) -> None:
         """Raise what makes every further write impossible, if anything does."""
@@ -110,7 +135,7 @@ class Writer:
     def _loop(self) -> None:
         open_ = True
         while open_:
-            jobs: list[_Job] = []
+            jobs: list[_Job | _Item] = []
             job = self._jobs.get()
             while job is not None:
                 jobs.append(job)
@@ -131,14 +156,14 @@ class Writer:
                 except trio.RunFinishedError:
                     return
 
-    def _commit(self, jobs: Sequence[_Job]) -> None:
+    def _commit(self, jobs: Sequence[_Job | _Item]) -> None:
         """Give each job its result: of the whole batch at once, else of each alone."""
         if self._try(jobs):
             return
         for job in jobs:
             self._try([job], alone=True)
 
-    def _try(self, jobs: Sequence[_Job], *, alone: bool = False) -> bool:
+    def _try(self, jobs: Sequence[_Job | _Item], *, alone: bool = False) -> bool:
         """Run and commit the jobs as one transaction; return whether their results stand."""
         if self._broken is not None:
             # After a failed sync nothing that the disk says may be trusted.
@@ -152,8 +177,14 @@ class Writer:
             return True
         try:
             tx = Tx(self._conn, self._now_ms(), self._uptime(), self._nudge)
+            together: dict[Together, list[_Item]] = {}
             for job in jobs:
-                self._run(tx, job)
+                if isinstance(job, _Item):
+                    together.setdefault(job.run, []).append(job)
+                else:
+                    self._run(tx, job)
+            for run, items in together.items():
+                _run_together(tx, run, items)
         except Exception as error:
             self._roll_back()
             if alone:
@@ -171,7 +202,7 @@ class Writer:
                 raise
             job.result = outcome.Error(error)
 
-    def _sync(self, jobs: Sequence[_Job], *, alone: bool) -> bool:
+    def _sync(self, jobs: Sequence[_Job | _Item], *, alone: bool) -> bool:
         try:
             self._conn.execute("COMMIT")
         except sqlite3.Error as error:
@@ -195,7 +226,7 @@ class Writer:
             self._fail(jobs, error)
         return True
 
-    def _give_up(self, jobs: Sequence[_Job], error: BaseException) -> None:
+    def _give_up(self, jobs: Sequence[_Job | _Item], error: BaseException) -> None:
         """Break the store: the thread goes on only to say so."""
         if self._broken is None:
             self._broken = StoreBroken(
@@ -206,7 +237,7 @@ class Writer:
         self._fail(jobs, self._broken)
         self._roll_back()
 
-    def _fail(self, jobs: Sequence[_Job], error: Exception) -> None:
+    def _fail(self, jobs: Sequence[_Job | _Item], error: Exception) -> None:
         verdict = self.judge(error)
         for job in jobs:
             job.result = outcome.Error(verdict)
@@ -236,6 +267,16 @@ class Writer:
         return self._broken
 
 
-def _wake(jobs: Sequence[_Job]) -> None:
+def _not_cancelled(_: object) -> trio.lowlevel.Abort:
+    return trio.lowlevel.Abort.FAILED
+
+
+def _run_together(tx: Tx, run: Together, items: Sequence[_Item]) -> None:
+    for item, result in zip(items, run(tx, [item.item for item in items]), strict=True):
+        refused = isinstance(result, SettledError)
+        item.result = outcome.Error(result) if refused else outcome.Value(result)
+
+
+def _wake(jobs: Sequence[_Job | _Item]) -> None:
     for job in jobs:
         trio.lowlevel.reschedule(job.task, job.result)

@@ -13,8 +13,8 @@ from trio.testing import MockClock
 
 from settled import limits
 from settled.amounts import Quantity
-from settled.config import parse_bytes
 from settled.errors import AccountNotFound, StoreFull
+from settled.setting_values import parse_bytes
 from settled.store.memory import MemoryStore
 from settled.store.records import Queued, Space
 from settled.store.sqlite import open_sqlite

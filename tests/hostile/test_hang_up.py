@@ -18,7 +18,6 @@ import trio
 
 from settled.core.core import Core
 from settled.core.operations import Operations
-from settled.http.app import make_app
 from settled.store.protocol import Store
 from settled.store.sqlite import open_sqlite
 from tests.hostile.wire import (
@@ -34,7 +33,7 @@ from tests.hostile.wire import (
     frame,
     settlement,
 )
-from tests.http.conftest import EchoEngine, Served, no_delivery, serving
+from tests.http.conftest import EchoEngine, Served, app_of, no_delivery, serving
 
 STEPS_MAX = 400
 
@@ -52,7 +51,7 @@ async def running(directory: Path) -> AsyncIterator[tuple[Served, Store]]:
         engine = EchoEngine()
         operations = Operations(store, Core(store, engine, no_delivery, nursery), engine)
         await operations.open_account("alice")
-        async with serving(make_app(operations)) as served:
+        async with serving(app_of(operations)) as served:
             await ask(served, settlement("first"))
             await store.account("alice")
             await trio.testing.wait_all_tasks_blocked(0.05)

@@ -17,7 +17,7 @@ from settled.core.operations import Operations
 from settled.errors import InvalidAmount, InvalidId
 from settled.http.app import make_app
 from settled.http.problems import PROBLEMS
-from tests.http.conftest import FakeOperations, serving
+from tests.http.conftest import FakeOperations, app_of, serving
 
 TEXT = (Path(settled.http.__path__[0]) / "openapi.yaml").read_text()
 API: dict[str, Any] = yaml.safe_load(TEXT)
@@ -160,7 +160,7 @@ def test_its_limits_are_those_of_the_program() -> None:
 
 
 async def test_its_examples_work(operations: Operations) -> None:
-    async with serving(make_app(operations)) as served, served.client() as client:
+    async with serving(app_of(operations)) as served, served.client() as client:
         for path, method, operation in OPERATIONS:
             content = operation.get("requestBody", {}).get("content", {})
             for media_type, body in content.items() or [(None, {"examples": {"none": None}})]:

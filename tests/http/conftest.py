@@ -73,7 +73,14 @@ class FakeOperations:
 
 
 def fake_app(act: Callable[[], Any] = lambda: None) -> QuartTrio:
-    return make_app(cast(Operations, FakeOperations(act)))
+    return app_of(cast(Operations, FakeOperations(act)))
+
+
+def app_of(operations: Operations) -> QuartTrio:
+    """Return the app, so that ``serving`` finds what its short lane settles with."""
+    app = make_app(operations)
+    app.extensions["operations"] = operations
+    return app
 
 
 @dataclass
@@ -111,9 +118,12 @@ async def read_all(stream: trio.abc.ReceiveStream, *, timeout_s: float = 4) -> b
 
 
 @asynccontextmanager
-async def serving(app: QuartTrio, **options: Any) -> AsyncIterator[Served]:
+async def serving(
+    app: QuartTrio, *, short_lane: bool = True, **options: Any
+) -> AsyncIterator[Served]:
     """Serve ``app`` on a free port of the loopback, until the block ends."""
     sock = bind("127.0.0.1:0")
+    options["operations"] = app.extensions["operations"] if short_lane else None
     served = Served(sock.getsockname()[1], trio.Event(), trio.Event())
 
     async def serve(task_status: trio.TaskStatus[None]) -> None:
@@ -135,9 +145,9 @@ async def operations(nursery: trio.Nursery) -> Operations:
     return operations
 
 
-@pytest.fixture
-async def served(operations: Operations) -> AsyncIterator[Served]:
-    async with serving(make_app(operations)) as served:
+@pytest.fixture(params=[True, False], ids=["short_lane", "no_short_lane"])
+async def served(operations: Operations, request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    async with serving(app_of(operations), short_lane=request.param) as served:
         yield served
 
 

@@ -14,9 +14,8 @@ from h2.events import Event, ResponseReceived
 from settled import limits
 from settled.core.operations import Operations
 from settled.http import problems
-from settled.http.app import make_app
 from tests.http.checks import check_problem, parse_raw
-from tests.http.conftest import OCTETS, Served, fake_app, read_all, serving
+from tests.http.conftest import OCTETS, Served, app_of, fake_app, read_all, serving
 
 POST = b"POST /accounts HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
 HEADERS = [(":method", "POST"), (":scheme", "http"), (":authority", "x")]
@@ -98,13 +97,21 @@ async def test_tls_offers_http2_and_http1(
     certificate.private_key_pem.write_to_path(keyfile)
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    app = make_app(operations)
+    app = app_of(operations)
     async with serving(app, certfile=str(certfile), keyfile=str(keyfile)) as served:
         url = f"https://127.0.0.1:{served.port}"
         async with served.client(base_url=url, verify=context, http2=http2) as client:
             response = await client.post("/accounts", json={"id": "bob"})
             assert response.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
             assert response.content == b'{"id":"bob"}'
+        async with served.client(base_url=url, verify=context, http2=http2) as client:
+            for key in ("a", "b"):  # the short lane's, over HTTP/1.1
+                response = await client.post(
+                    "/accounts/bob/settlements",
+                    json={"amount": "100", "scale": 2},
+                    headers={"Idempotency-Key": key},
+                )
+                assert response.content == b'{"amount":"100","scale":2}'
         # Plain HTTP, and silence, on the port of TLS are shown the door.
         assert parse_or_nothing(await served.exchange(POST)) != 201
         async with served.client(base_url=url, verify=context) as client:

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 import trio
 
-from settled.amounts import Quantity
+from settled.amounts import EXACT, Quantity
 from settled.errors import StoreBroken, StoreBusy
 from settled.store import writer as writer_module
 from settled.store.sql import ledger, requests
@@ -123,13 +123,15 @@ async def test_one_bad_request_of_a_batch_does_not_spoil_the_others(
 ) -> None:
     """A fault half-way through one request undoes that one, and only that one."""
 
-    def fail_for_the_poison(conn: sqlite3.Connection, account_id: str) -> ledger.AccountRow | None:
-        if account_id == "poison":
+    find = requests._accounts
+
+    def fail_for_the_poison(conn: sqlite3.Connection, asked: Sequence[requests.Request]) -> Any:
+        if any(request.account_id == "poison" for request in asked):
             conn.execute("UPDATE accounts SET failures = 99")
             raise RuntimeError("half-way")
-        return ledger.find_open(conn, account_id)
+        return find(conn, asked)
 
-    monkeypatch.setattr(requests, "find_open", fail_for_the_poison)
+    monkeypatch.setattr(requests, "_accounts", fail_for_the_poison)
     answers: dict[str, object] = {}
 
     async with open_sqlite(tmp_path / "s.db", exclusive=True, create=True) as store:
@@ -187,7 +189,7 @@ async def test_a_full_file_refuses_and_goes_on_when_there_is_room(tmp_path: Path
 
         accepted = await fill()
         account = await store.account("alice")
-        assert account.requested == Quantity("1" * 1000, 0).value * accepted
+        assert account.requested == EXACT.multiply(Quantity("1" * 1000, 0).value, accepted)
         await store._writer.write(lambda tx: tx.conn.execute("PRAGMA max_page_count = 1000000"))
         await store.queue_settlement("alice", Quantity("1", 0), "now")
         await conserved(store)

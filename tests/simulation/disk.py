@@ -13,9 +13,8 @@ from settled import limits
 from settled.store import file
 from settled.store.clock import Uptime
 from settled.store.records import Space
-from settled.store.sql.ledger import Tx
 from settled.store.sqlite import SqliteStore
-from settled.store.writer import Writer, _Job, _wake
+from settled.store.writer import Writer, _Item, _Job, _wake
 from tests.simulation.world import Crash, World
 
 _T = TypeVar("_T")
@@ -96,8 +95,8 @@ class Disk(Writer):
         self._closed = False
         self._on_commit = on_commit
         self._on_crash = on_crash
-        self._waiting: list[_Job] = []
-        self._held: list[_Job] = []
+        self._waiting: list[_Job | _Item] = []
+        self._held: list[_Job | _Item] = []
         self._more = trio.Event()
         self._dead = False
         self.before: dict[Path, bytes] | None = None  # a crash: what was on the disk before
@@ -106,14 +105,13 @@ class Disk(Writer):
         if self._dead:
             raise Crash
 
-    async def write(self, run: Callable[[Tx], _T]) -> _T:
+    async def _enter(self, job: _Job | _Item) -> Any:
         self.check_alive()
         await trio.lowlevel.checkpoint_if_cancelled()
         self.check()
-        self._waiting.append(_Job(run, trio.lowlevel.current_task()))
+        self._waiting.append(job)
         self._more.set()
-        result: _T = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
-        return result
+        return await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
 
     def space(self) -> Space:
         """Return what is free; now and then, until the next look, that is too little."""

@@ -158,6 +158,33 @@ _STEADY_CLOCK: Final = (
 )
 
 
+# New keys lie at the end of the table and of the index of ticks, whatever account they are of, so
+# that only one page of one index is written for each. Purging takes them from the beginning.
+_KEYS_IN_ORDER: Final = (
+    "ALTER TABLE idempotency_keys RENAME TO idempotency_keys_by_account",
+    "DROP INDEX idempotency_keys_tick",
+    """
+    CREATE TABLE idempotency_keys (
+        number INTEGER PRIMARY KEY,
+        account_id TEXT NOT NULL,
+        key TEXT NOT NULL,
+        account INTEGER NOT NULL,
+        amount TEXT NOT NULL,
+        scale INTEGER NOT NULL,
+        tick INTEGER NOT NULL
+    ) STRICT
+    """,
+    """
+    INSERT INTO idempotency_keys (account_id, key, account, amount, scale, tick)
+    SELECT account_id, key, account, amount, scale, tick FROM idempotency_keys_by_account
+    ORDER BY tick
+    """,
+    "DROP TABLE idempotency_keys_by_account",
+    "CREATE UNIQUE INDEX idempotency_keys_key ON idempotency_keys (account_id, key)",
+    "CREATE INDEX idempotency_keys_tick ON idempotency_keys (tick)",
+)
+
+
 @MIGRATIONS(name="0001_first")
 def _first(db: Database) -> None:
     for statement in _FIRST:
@@ -167,4 +194,10 @@ def _first(db: Database) -> None:
 @MIGRATIONS(name="0002_steady_clock")
 def _steady_clock(db: Database) -> None:
     for statement in _STEADY_CLOCK:
+        db.execute(statement)
+
+
+@MIGRATIONS(name="0003_keys_in_order")
+def _keys_in_order(db: Database) -> None:
+    for statement in _KEYS_IN_ORDER:
         db.execute(statement)

@@ -15,13 +15,11 @@ def age_keys(tx: Tx) -> None:
 
 def purge_keys(tx: Tx) -> int:
     """See ``Store.purge_keys``."""
-    expired = tx.conn.execute(
-        "SELECT account_id, key FROM idempotency_keys "
-        "WHERE tick <= (SELECT value FROM counters WHERE name = 'key_tick') - ? LIMIT ?",
+    return tx.conn.execute(
+        "DELETE FROM idempotency_keys WHERE number IN (SELECT number FROM idempotency_keys "
+        "WHERE tick <= (SELECT value FROM counters WHERE name = 'key_tick') - ? LIMIT ?)",
         (limits.KEY_LIFE_TICKS, limits.PURGE_BATCH_ROWS),
-    ).fetchall()
-    tx.conn.executemany("DELETE FROM idempotency_keys WHERE account_id = ? AND key = ?", expired)
-    return len(expired)
+    ).rowcount
 
 
 def are_nudged(conn: Connection) -> bool:

@@ -1,0 +1,280 @@
+"""The short lane: ordinary settlement requests, from the socket straight to their endpoint.
+
+Nearly all that a busy daemon is sent is one kind of request, and its way through Hypercorn and
+Quart costs many times what it takes to commit it. So on a connection that speaks HTTP/1.1 those
+requests are read here, and answered by the same function that the Quart view calls.
+
+Nothing else is. At the first request that is not quite ordinary the connection, with all that was
+read of it, is handed to Hypercorn, and stays there: that is why the two cannot answer differently.
+Ordinary is what has one meaning to every server: the documented path, one Host, one Content-Length,
+nothing that changes how messages are framed or whether the connection stays, and all of it short.
+"""
+
+import os
+import re
+from contextlib import suppress
+from email.utils import formatdate
+from functools import lru_cache
+from socket import SHUT_RD
+from time import time
+from typing import Final
+
+import httptools
+import trio
+from hypercorn.trio.worker_context import WorkerContext
+
+from settled import limits
+from settled.core.operations import Operations
+from settled.http import handlers
+from settled.http.replies import Reply
+from settled.http.slots import Slot
+
+_LINE: Final = re.compile(
+    rb"POST /+accounts/+([A-Za-z0-9._~-]+)/+settlements/* HTTP/1\.1\r\n", re.ASCII
+)
+_BEGIN: Final = b"POST /"
+_HEAD_END: Final = b"\r\n\r\n"
+_LENGTH: Final = re.compile(rb"[1-9][0-9]{0,3}", re.ASCII)
+_GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+_PRINTABLE: Final = re.compile(rb"[\t\x20-\x7e]*", re.ASCII)
+
+# They say how messages are framed, how the connection goes on, or that a web page asks.
+_NOT_ORDINARY: Final = frozenset(
+    {b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te", b"origin"}
+)
+
+
+class NotOrdinary(Exception):
+    """This is for Hypercorn."""
+
+
+class Request:
+    """One ordinary request, read from the beginning of ``said``.
+
+    Args:
+        said: what a client has sent so far.
+
+    Attributes:
+        account_id: of the path.
+        content_type: the Content-Type header, if there is one.
+        keys: every Idempotency-Key header.
+        body: the body, or as much of it as has come.
+        end: where the next request begins in ``said``.
+        whole: whether all of it has come.
+
+    Raises:
+        NotOrdinary: what was sent, so far, is no ordinary request, or will not become one.
+    """
+
+    __slots__ = ("_hosts", "_length", "account_id", "body", "content_type", "end", "keys", "whole")
+
+    def __init__(self, said: bytes) -> None:
+        self.whole = False
+        line = _LINE.match(said)
+        head_end = said.find(_HEAD_END) + len(_HEAD_END)
+        if line is None or head_end < len(_HEAD_END):
+            if len(said) > limits.READ_BYTES_MAX or not (line or _may_begin(said)):
+                raise NotOrdinary
+            return
+        self.account_id = line[1].decode()
+        self.content_type: str | None = None
+        self.keys: list[str] = []
+        self._hosts = 0
+        self._length = b""
+        try:
+            httptools.HttpRequestParser(self).feed_data(said[:head_end])
+        except httptools.HttpParserError as error:
+            raise NotOrdinary from error
+        if self._hosts != 1 or not _LENGTH.fullmatch(self._length):
+            raise NotOrdinary
+        self.end = head_end + int(self._length)
+        if self.end > limits.READ_BYTES_MAX:
+            raise NotOrdinary
+        self.body = said[head_end : self.end]
+        self.whole = self.end <= len(said)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; the parser calls this, and turns what it raises into an error of its own.
+
+        Raises:
+            NotOrdinary: a request with this header is none for the lane.
+        """
+        name = name.lower()
+        value = value.strip(b" \t")
+        if name in _NOT_ORDINARY or not _PRINTABLE.fullmatch(value):
+            raise NotOrdinary
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"idempotency-key":
+            self.keys.append(value.decode())
+        elif name == b"content-type":
+            if self.content_type is not None:
+                raise NotOrdinary
+            self.content_type = value.decode()
+        elif name == b"content-length":
+            if self._length:
+                raise NotOrdinary
+            self._length = value
+        elif name == b"connection" and value.lower() != b"keep-alive":
+            raise NotOrdinary
+
+
+class ShortLane:
+    """The lane of one connection.
+
+    Args:
+        operations: what the daemon can do.
+        stream: the connection.
+        sock: its socket.
+        slot: its place.
+        context: is told when the server stops.
+    """
+
+    def __init__(
+        self,
+        operations: Operations,
+        stream: trio.abc.Stream,
+        sock: trio.socket.SocketType,
+        *,
+        slot: Slot,
+        context: WorkerContext,
+    ) -> None:
+        self._operations = operations
+        self._stream = stream
+        self._sock = sock
+        self._plain = isinstance(stream, trio.SocketStream)
+        self._slot = slot
+        self._context = context
+        self._answering = self._answered = False
+        self._idle_since = trio.current_time()
+
+    async def serve(self) -> bytes:
+        """Answer ordinary requests, in their order.
+
+        Returns what was read and is for Hypercorn to answer; nothing when the connection is over.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stop_reading)
+            said = await self._serve()
+            nursery.cancel_scope.cancel()
+        return said
+
+    async def _serve(self) -> bytes:
+        said = await self._receive()
+        while said:
+            try:
+                request = Request(said)
+            except NotOrdinary:
+                return said
+            if not request.whole:
+                rest = await self._rest()
+                if not rest:
+                    return said
+                said += rest
+                continue
+            self._slot.request_whole()
+            self._answering = True
+            answer = _encoded(await self._settled(request))
+            self._answering, self._answered = False, True
+            self._slot.answer_begun()
+            self._idle_since = self._slot.waiting_since
+            if not await self._send(answer):
+                return b""
+            said = said[request.end :]
+            if not said:
+                said = await self._receive()
+                await self._slot.turn()
+        return b""
+
+    async def _settled(self, request: Request) -> Reply:
+        return await handlers.answered(
+            handlers.post_settlement(
+                self._operations,
+                request.account_id,
+                content_type=request.content_type,
+                keys=request.keys,
+                body=request.body,
+            )
+        )
+
+    async def _receive(self) -> bytes:
+        """Wait for a client to go on; nothing when it does not."""
+        try:
+            if not self._plain:
+                return bytes(await self._stream.receive_some(limits.READ_BYTES_MAX))
+            # A stream of trio would first look for what has not come yet, and take as long again.
+            while True:
+                await trio.lowlevel.wait_readable(self._sock)
+                with suppress(BlockingIOError):
+                    return os.read(self._sock.fileno(), limits.READ_BYTES_MAX)
+        except _GONE:
+            return b""
+
+    async def _rest(self) -> bytes:
+        """Wait for more of a request, not for long: Hypercorn knows what to do with the slow."""
+        with trio.move_on_after(limits.LANE_REST_S):
+            rest = await self._receive()
+            await self._slot.turn()
+            return rest
+        return b""
+
+    async def _send(self, answer: bytes) -> bool:
+        """Send an answer; return whether the client is still there."""
+        try:
+            sent = self._send_now(answer)
+            if sent < len(answer):
+                # Half an answer would break those to the other requests of the connection.
+                with trio.CancelScope(shield=True):
+                    await self._stream.send_all(answer[sent:])
+        except _GONE:
+            return False
+        return True
+
+    def _send_now(self, answer: bytes) -> int:
+        """Send what the kernel takes at once, nearly always all; a stream would wait its turn."""
+        if self._plain:
+            with suppress(BlockingIOError):
+                return os.write(self._sock.fileno(), answer)
+        return 0
+
+    async def _stop_reading(self) -> None:
+        """Take no more from a client that asks for nothing, or from any when the server stops.
+
+        One that has been answered may stay for longer: it keeps the connection for the next time.
+
+        What has arrived by then is still read, and answered.
+        """
+        while (rest_s := self._idle_until() - trio.current_time()) > 0:
+            with trio.move_on_after(rest_s):
+                await self._context.terminated.wait()
+                break
+        with suppress(OSError):
+            self._sock.shutdown(SHUT_RD)
+
+    def _idle_until(self) -> float:
+        """Return until when the client may be silent, as it looks now."""
+        if self._answering:
+            return trio.current_time() + limits.HEADER_TIMEOUT_S
+        if self._answered:
+            return self._idle_since + limits.KEEP_ALIVE_S
+        return self._idle_since + limits.HEADER_TIMEOUT_S
+
+
+def _may_begin(said: bytes) -> bool:
+    """Return whether this, without a whole first line, may still become an ordinary request."""
+    return b"\n" not in said and said[: len(_BEGIN)] == _BEGIN[: len(said)]
+
+
+def _encoded(reply: Reply) -> bytes:
+    """Return a reply as Hypercorn sends it."""
+    lines = [f"HTTP/1.1 {reply.status} "]
+    if reply.content_type is not None:
+        lines += [f"content-type: {reply.content_type}", f"content-length: {len(reply.body)}"]
+    lines += [f"{name.lower()}: {value}" for name, value in reply.headers]
+    lines += [f"date: {_date(int(time()))}", "\r\n"]
+    return "\r\n".join(lines).encode() + reply.body
+
+
+@lru_cache(maxsize=1)
+def _date(at_s: int) -> str:
+    return formatdate(at_s, usegmt=True)
