@@ -28,20 +28,32 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 # All that tests what the store and the core do. The rest looks at the code and the docs, or at the
-# floors above.
+# floors above; or it mounts disks, which would outlive a test that is ended.
 TESTS: Final = (
     "tests/core",
     "tests/promises",
     "tests/store",
+    "tests/damage/test_files.py",
+    "tests/damage/test_messages.py",
+    "tests/damage/test_other_writers.py",
+    "tests/damage/test_restored_backup.py",
+    "tests/damage/test_room.py",
+    "tests/damage/test_running.py",
+    "tests/neighbours/test_hooks.py",
+    "tests/neighbours/test_settle.py",
     "tests/http",
     "tests/cli/test_account_commands.py",
     "tests/cli/test_data_commands.py",
     "tests/cli/test_data_processes.py",
     "tests/cli/test_resolving_commands.py",
+    "tests/cli/test_safety_commands.py",
     "tests/test_amounts.py",
     "tests/test_daemon.py",
 )
-_NEAR: Final = ("tests/core", "tests/promises", "tests/store", "tests/test_amounts.py")
+_NEAR: Final = (
+    *("tests/core", "tests/damage", "tests/neighbours", "tests/promises", "tests/store"),
+    "tests/test_amounts.py",
+)
 _COPIED: Final = ("settled", "engines", "tests", "docs", "pyproject.toml", "setup.cfg", "README.md")
 _LIBRARIES: Final = (
     "_pytest.assertion.rewrite",
