@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -77,6 +78,8 @@ _FIRST_FILES: Final = 2
 _SLOW_S: Final = 1.0
 _SLOWER: Final = 10
 _TEST_S: Final = 10.0
+# A mutant may write or read without end.
+_LIMITS: Final = {resource.RLIMIT_FSIZE: 2**28, resource.RLIMIT_AS: 2**32}
 
 
 def preload() -> None:
@@ -293,6 +296,8 @@ def fork(tree: Path, run: Any) -> int:
     code = 70
     try:
         os.setsid()
+        for kind, value in _LIMITS.items():
+            resource.setrlimit(kind, (value, value))
         os.chdir(tree)
         output = os.open(tree / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
