@@ -437,13 +437,76 @@ async def test_not_even_force_replaces_a_database_in_use(path: Path, tmp_path: P
             back_up(path, tmp_path / "other", force=True)
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
 def test_a_log_that_was_left_beside_the_target_is_not_made_part_of_it(
+    path: Path, tmp_path: Path, suffix: str
+) -> None:
+    beside = tmp_path / f"copy{suffix}"
+    for put in (lambda: beside.write_bytes(b"old"), lambda: beside.symlink_to("nowhere")):
+        put()
+        with pytest.raises(SettledError, match=f"copy{suffix} exists, left by a database"):
+            back_up(path, tmp_path / "copy")
+        assert files(tmp_path) == {f"copy{suffix}"}
+        beside.unlink()
+
+
+def test_the_name_of_a_part_is_free_in_another_directory(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    back_up(path, tmp_path / "other" / "settled.db-wal")
+    assert content(tmp_path / "other" / "settled.db-wal") == content(path)
+
+
+def test_force_replaces_neither_a_pipe_nor_a_name_that_leads_nowhere(
     path: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "copy-wal").write_bytes(b"old")
-    with pytest.raises(SettledError, match="copy-wal exists, left by a database"):
-        back_up(path, tmp_path / "copy")
-    assert files(tmp_path) == {"copy-wal"}
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("pipe", "link"):
+        with pytest.raises(SettledError, match=f"{name} exists: give another file"):
+            back_up(path, tmp_path / name)
+        with pytest.raises(SettledError, match=f"{name} is no backup"):
+            back_up(path, tmp_path / name, force=True)
+    assert files(tmp_path) == {"pipe", "link"}
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_file_that_goes_before_it_is_locked_is_another_backup_s(
+    path: Path, tmp_path: Path, replaced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one has ended in between, and perhaps a third has begun."""
+    unfinished, flock = tmp_path / ".copy.unfinished", fcntl.flock
+
+    def late(descriptor: int, operation: int) -> None:
+        if unfinished.exists():
+            unfinished.unlink()
+            if replaced:
+                unfinished.write_text("the third's")
+        flock(descriptor, operation)
+
+    with monkeypatch.context() as between:
+        between.setattr(fcntl, "flock", late)
+        with pytest.raises(StoreHeld, match="another backup to .*copy is being made"):
+            back_up(path, tmp_path / "copy")
+    assert files(tmp_path) == ({".copy.unfinished"} if replaced else set())
+    back_up(path, tmp_path / "copy")
+
+
+def test_what_breaks_off_removes_its_own_file_only_and_leaves_nothing_open(
+    path: Path, tmp_path: Path
+) -> None:
+    unfinished = tmp_path / ".copy.unfinished"
+
+    def replace(_done: int, _total: int) -> None:
+        unfinished.unlink()
+        unfinished.write_text("another's")
+        raise OSError(errno.EIO, "Input/output error")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(SettledError, match="no backup was made .*: Input/output error"):
+        back_up(path, tmp_path / "copy", on_check=replace)
+    assert unfinished.read_text() == "another's"
+    back_up(path, tmp_path / "c")
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a lock file remembers of its database, and that nobody holds more than he says."""
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -142,6 +143,13 @@ def test_a_lock_file_that_its_disk_does_not_give_is_told_of(
     monkeypatch.setattr(os, "pread", failing(errno.EIO))
     with pytest.raises(ConfigError, match="cannot read .*: Input/output error; check its disk"):
         remembered(path)
+
+
+def test_two_who_ask_do_not_take_each_other_for_the_holder(path: Path) -> None:
+    lock_path(path).write_text("12 34")
+    with lock_path(path).open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert holder_pid(path) is None
 
 
 def test_without_room_for_the_lock_nothing_is_held(
