@@ -230,6 +230,8 @@ def record(tree: Path, files: list[str], known: Path) -> Baseline:
 
     if not result.exists():
         os.waitpid(fork(tree, run), 0)
+        # The tree is copied next, and some of it leads to devices.
+        shutil.rmtree(tree / "tmp", ignore_errors=True)
     found = json.loads(result.read_text())
     lines = {
         file: {int(line): tests for line, tests in by_line.items()}
