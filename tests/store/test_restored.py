@@ -112,6 +112,8 @@ async def test_that_it_is_held_is_said_before_any_daemon_has_looked(machine: Mac
     async with machine.open("first") as first:
         await owe(first, 10, "k1")
         await first.open_account("idle", setup=False)
+        await owe(first, 3, "k2", "gone")
+        await first.close_account("gone")
         machine.back_up("first", "copy")
         assert (await first.account("alice")).waiting is None
     async with machine.open("copy") as restored:
@@ -119,6 +121,7 @@ async def test_that_it_is_held_is_said_before_any_daemon_has_looked(machine: Mac
         assert waiting is not None
         assert waiting.startswith(HELD)
         assert (await restored.account("idle")).waiting is None
+        assert (await restored.account("gone")).waiting == "the account is closed"
         assert not await begun(restored)
         assert (await restored.account("alice")).waiting == waiting
 
@@ -282,6 +285,20 @@ async def test_all_released_it_is_a_database_like_any_other(store: SqliteStore) 
     assert await begun(store, "erin")
     await owe(store, 1, "k4", "dave")
     assert await begun(store, "dave")
+
+
+async def test_what_was_released_before_keeps_its_backoff_when_all_is_released(
+    store: SqliteStore,
+) -> None:
+    await store.release("alice", Decimal(0))
+    assert await begun(store)
+    await store.record_outcome(f"s-alice-{START_MS}", NotSent("no funds", HOUR_MS))
+    before = await store.account("alice")
+    assert (before.waiting, before.retry_ms) == ("no funds", START_MS + HOUR_MS)
+    await owe(store, 3, "k3", "carol")
+    assert (await store.release_all(nothing_paid=True)).accounts == (("carol", Decimal(3)),)
+    assert await store.account("alice") == before
+    assert (await store.account("carol")).retry_ms == 0
 
 
 async def test_a_daemon_hears_of_it(store: SqliteStore, machine: Machine) -> None:
