@@ -1,7 +1,8 @@
 """What a restored backup holds back, and how the operator releases it."""
 
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -295,10 +296,55 @@ async def test_what_was_released_before_keeps_its_backoff_when_all_is_released(
     await store.record_outcome(f"s-alice-{START_MS}", NotSent("no funds", HOUR_MS))
     before = await store.account("alice")
     assert (before.waiting, before.retry_ms) == ("no funds", START_MS + HOUR_MS)
-    await owe(store, 3, "k3", "carol")
+    former = await owe(store, 2, "k3", "carol")
+    await store.close_account("carol")
+    await owe(store, 3, "k4", "carol")
     assert (await store.release_all(nothing_paid=True)).accounts == (("carol", Decimal(3)),)
     assert await store.account("alice") == before
-    assert (await store.account("carol")).retry_ms == 0
+    lives = {account.number: account for account in await store.accounts()}
+    assert lives.pop(former).waiting == "the account is closed"
+    assert [life.retry_ms for life in lives.values() if life.id == "carol"] == [0]
+
+
+async def test_of_many_that_are_held_or_in_doubt_the_first_are_named(store: SqliteStore) -> None:
+    for n in range(4):
+        await owe(store, n + 1, f"k{n}", f"held-{n}")
+    said = r"held: alice .10., held-0 .1., held-1 .2., \.\.\.; release each"
+    with pytest.raises(NotResolvable, match=said):
+        await store.release_all()
+    await store.release("alice", Decimal(10))
+    await store.release("held-0", Decimal(0))
+    assert await begun(store, "held-0")
+    said = r"held: held-1 .2., held-2 .3., held-3 .4.; release each"
+    with pytest.raises(NotResolvable, match=said):
+        await store.release_all()
+    for n in range(1, 4):
+        await store.release(f"held-{n}", Decimal(0))
+        assert await begun(store, f"held-{n}")
+    with pytest.raises(NotResolvable, match="account bob: a payment is still in doubt"):
+        await store.release_all()
+
+
+async def test_backups_of_former_versions_are_known_by_these_marks(machine: Machine) -> None:
+    async with machine.open("first") as first:
+        await owe(first, 10, "k1")
+        machine.back_up("first", "copy")
+
+    def marks() -> dict[str, int]:
+        with closing(sqlite3.connect(machine.directory / "copy")) as conn:
+            return dict(conn.execute("SELECT name, value FROM counters WHERE name <> 'key_tick'"))
+
+    steady_ms = marks()["backup_steady_ms"]
+    taken = {"backup_ms": START_MS, "backup_steady_ms": steady_ms}
+    assert marks() == {**taken, "backup_unused": 1}
+    async with machine.open("copy") as restored:
+        await restored.release("alice", Decimal(0))
+    assert marks() == {**taken, "released 1": 1}
+    machine.clock.ms += HOUR_MS
+    machine.back_up("copy", "second")
+    (machine.directory / "second").replace(machine.directory / "copy")
+    since = {"backup_ms 1": START_MS + HOUR_MS}
+    assert marks() == {**taken, **since, "backup_unused": 1}
 
 
 async def test_a_daemon_hears_of_it(store: SqliteStore, machine: Machine) -> None:
