@@ -125,15 +125,17 @@ class Baseline:
     def tests_for(self, file: str, lines: Iterable[int], within_s: float) -> list[str]:
         """Return the tests that may notice a change of these lines, or else of the module.
 
-        First come those that test it from near by, of them those that are quick and run little
-        else; last those that start processes, which may run any line. Together they take
-        ``within_s`` at most.
+        First come those that bear its name, then those that test it from near by, of them those
+        that are quick and run little else; last those that start processes, which may run any
+        line. Together they take ``within_s`` at most.
         """
         by_line = self.lines.get(file, {})
         chosen = {test for line in lines for test in by_line.get(line, ())}
         if not chosen:  # it runs at import
             chosen = {test for tests in by_line.values() for test in tests} or {*self.durations_s}
-        ordered = sorted(chosen.union(self.processes).difference(self.failed), key=self._rank)
+        fit = chosen.union(self.processes).difference(self.failed)
+        name = f"test_{Path(file).stem}"
+        ordered = sorted(fit, key=lambda test: self._rank(test, name))
         left_s = within_s
         fitting: list[str] = []
         for test in ordered:
@@ -142,9 +144,10 @@ class Baseline:
                 fitting.append(test)
         return fitting
 
-    def _rank(self, test: str) -> tuple[bool, bool, bool, int]:
+    def _rank(self, test: str, name: str) -> tuple[bool, bool, bool, bool, int]:
+        named, near = name in _file(test), test.startswith(_NEAR)
         slow = self.durations_s[test] > _SLOW_S
-        return test in self.processes, not test.startswith(_NEAR), slow, self._breadth[test]
+        return test in self.processes, not named, not near, slow, self._breadth[test]
 
     @cached_property
     def _breadth(self) -> Counter[str]:

@@ -95,14 +95,19 @@ def test_a_directory_that_has_gone_is_told_of_all_the_same(made: Path) -> None:
                 guard.check()
 
 
-def test_of_a_database_that_has_gone_one_whole_copy_is_left(made: Path) -> None:
+def test_of_a_database_that_has_gone_one_whole_copy_is_left(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, leave = list[Path](), copies.leave
+    monkeypatch.setattr(copies, "leave", lambda *found: left.append(leave(*found)))
     with guarding(made) as guard:
         made.unlink()
         lock.lock_path(made).unlink()
         for look in (guard.check, guard.check, guard.look_last):
             with pytest.raises(StoreBroken, match=GONE):
                 look()
-        (copy,) = rescued(made)
+        (copy,) = left
+        assert rescued(made) == left
         assert guard.saving is False
     with closing(sqlite3.connect(copy)) as conn:
         assert conn.execute("SELECT requested FROM accounts").fetchall() == [("5",)]
@@ -273,6 +278,17 @@ async def test_damage_that_a_look_over_finds_ends_the_work_and_is_remembered(
         if damage:
             assert caught.value.__cause__ is raised
             assert "a page" in str(caught.value) or f"{made} is damaged (" in str(caught.value)
+
+
+async def test_a_look_over_changes_nothing(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(_path: Path, conn: sqlite3.Connection) -> None:
+        conn.execute("UPDATE accounts SET queued = '6'")
+
+    monkeypatch.setattr("settled.limits.START_CHECK_BYTES_MAX", 1000)
+    async with open_sqlite(made, exclusive=True) as store:
+        monkeypatch.setattr(soundness, "check_whole", change)
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            await store.look_over()
 
 
 @pytest.mark.parametrize(
