@@ -53,6 +53,14 @@ async def test_a_missing_file_is_made_only_when_asked_to(path: Path) -> None:
     await make(path)
 
 
+def test_an_empty_file_is_made_where_there_is_none(path: Path) -> None:
+    path.write_bytes(b"content")
+    file.create_empty(path)
+    assert path.read_bytes() == b"content"
+    with pytest.raises(ConfigError, match="cannot create /sys/x.db: .*must be writable"):
+        file.create_empty(Path("/sys/x.db"))
+
+
 async def test_only_its_owner_can_read_what_is_made(path: Path) -> None:
     modes: dict[str, str] = {}
 

@@ -176,6 +176,7 @@ async def test_what_was_paid_since_is_taken_off_the_queue(store: SqliteStore) ->
     assert (account.queued, account.settled) == (Decimal("2.5"), Decimal("7.5"))
     (recorded,) = await store.settlements(account_id="alice")
     assert (recorded.state, recorded.settled) == ("settled", Decimal("7.5"))
+    assert (recorded.failures, recorded.created_ms) == (0, START_MS)
     assert recorded.reason == "paid since the backup that was restored, by the operator's word"
     assert await begun(store)
 
