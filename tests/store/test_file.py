@@ -394,7 +394,8 @@ async def test_readers_cannot_write_and_are_as_many_as_the_limit(path: Path) -> 
     async with open_sqlite(path, exclusive=False) as beside:
         assert beside._readers._idle == [], "a command opens what it needs"
         assert (await beside.account("alice")).id == "alice"
-        assert len(beside._readers._idle) == 1
+        (opened,) = beside._readers._idle
+        assert opened.execute("PRAGMA query_only").fetchone() == (1,)
 
 
 def test_the_lock_is_waited_for_as_long_as_a_command_may_hold_it(path: Path) -> None:

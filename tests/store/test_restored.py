@@ -340,6 +340,7 @@ async def test_backups_of_former_versions_are_known_by_these_marks(machine: Mach
     assert marks() == {**taken, "backup_unused": 1}
     async with machine.open("copy") as restored:
         await restored.release("alice", Decimal(0))
+        await restored.age_keys()
     assert marks() == {**taken, "released 1": 1}
     machine.clock.ms += HOUR_MS
     machine.back_up("copy", "second")
