@@ -504,13 +504,13 @@ def test_what_breaks_off_removes_its_own_file_only_and_leaves_nothing_open(
         unfinished.with_name(".copy.unfinished-journal").touch()
         raise OSError(errno.EIO, "Input/output error")
 
-    before = len(os.listdir("/proc/self/fd"))
+    before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(SettledError, match="no backup was made .*: Input/output error"):
         back_up(path, tmp_path / "copy", on_check=replace)
     assert unfinished.read_text() == "another's"
     assert files(tmp_path) == {".copy.unfinished"}
     back_up(path, tmp_path / "c")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize(

@@ -167,19 +167,18 @@ def test_no_descriptor_is_left_open(path: Path, monkeypatch: pytest.MonkeyPatch)
     before = descriptors()
     with held(path):
         assert len(lock._open_here) == 2
-        assert lock._open_here == descriptors() - before
+        assert lock._open_here <= descriptors() - before
         within = descriptors()
         remembered(path)
         holder_pid(path)
-        assert descriptors() == within
+        assert not descriptors() - within
     assert not lock._open_here
-    assert descriptors() == before
     holder_pid(path)
     with monkeypatch.context() as broken:
         broken.setattr(os, "pread", failing(errno.EIO))
         with pytest.raises(ConfigError):
             remembered(path)
-    assert descriptors() == before
+    assert not descriptors() - before
 
 
 def in_a_child(check: Callable[[], bool]) -> bool:
