@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from settled.core import calls
 from settled.core.calls import UNDER_WAY, EngineFailed, call_engine, contain, describe
 from settled.errors import NotSettled
+from tests.harness import ScriptedEngine, memory_store, running
 
 
 def raising(error: BaseException) -> Callable[[], Awaitable[None]]:
@@ -131,6 +132,36 @@ async def test_a_call_is_listed_while_it_lasts_with_the_time_that_it_has(
     ]
     assert 50 < seen[0].due_s - time.monotonic() <= 60
     assert seen[1].due_s == math.inf
+
+
+async def test_every_call_goes_by_the_name_that_the_engines_author_gave_it(
+    autojump_clock: MockClock,
+) -> None:
+    seen: list[tuple[str, str]] = []
+
+    async def note(account_id: str, *_arguments: Any) -> Any:
+        seen.extend((call.name, call.account_id) for call in UNDER_WAY)
+        if seen[-1][0] == "settle":
+            raise OSError("reset")
+        return 5
+
+    engine = ScriptedEngine(
+        note,
+        find_settlement=note,
+        setup_account=note,
+        close_account=note,
+        handle_message=note,
+    )
+    async with running(engine, memory_store()) as daemon:
+        await daemon.operations.open_account("alice")
+        await daemon.rest()
+        await daemon.operations.handle_message("alice", b"1")
+        await daemon.request("alice", "5", "k")
+        await daemon.until(lambda account: account.settled == 5)
+        await daemon.operations.close_account("alice")
+        await daemon.rest()
+    names = ("setup_account", "handle_message", "settle", "find_settlement", "close_account")
+    assert seen == [(name, "alice") for name in names]
 
 
 def test_what_was_contained_is_told_by_its_cause() -> None:
