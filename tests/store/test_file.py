@@ -20,7 +20,7 @@ from sqlite_utils import Database, Migrations
 
 from settled import limits
 from settled.amounts import Quantity
-from settled.errors import ConfigError, StoreBroken, StoreHeld
+from settled.errors import ConfigError, StoreBroken, StoreBusy, StoreFull, StoreHeld
 from settled.store import copies, file, lock
 from settled.store.sql import schema
 from settled.store.sqlite import open_sqlite
@@ -253,6 +253,36 @@ async def test_a_migration_that_fails_leaves_the_file_as_it_was(
     monkeypatch.undo()
     async with open_sqlite(path, exclusive=True) as store:
         assert (await store.account("alice")).requested == 5
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (sqlite3.SQLITE_FULL, StoreFull),
+        (sqlite3.SQLITE_BUSY, StoreBusy),
+        (sqlite3.SQLITE_IOERR, ConfigError),
+    ],
+)
+async def test_a_backup_or_a_change_that_fails_has_its_own_remedy(
+    path: Path, code: int, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = sqlite3.OperationalError("it failed")
+    error.sqlite_errorcode = code
+
+    def fail(*_arguments: object) -> None:
+        raise error
+
+    await make(path)
+    assert not list(path.parent.glob("*.backup")), "of a file with nothing in it"
+    with_one_more(monkeypatch)
+    for step in ("copies.leave", "file.MIGRATIONS.apply"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"settled.store.{step}", fail)
+            with pytest.raises(kind) as caught:
+                file.migrate(path)
+        assert type(caught.value) is kind
+        assert caught.value.__cause__ is error
+        assert not list(path.parent.glob("*.backup")), "each try would leave another"
 
 
 async def test_without_a_backup_nothing_is_changed(

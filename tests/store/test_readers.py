@@ -108,6 +108,18 @@ async def test_no_more_read_at_once_than_there_are_connections(made: Path) -> No
     assert most == limits.READERS_MAX
 
 
+async def test_once_a_read_found_the_file_gone_nothing_more_is_tried(made: Path) -> None:
+    tried: list[str] = []
+    with pytest.raises(StoreBroken):
+        async with open_sqlite(made, exclusive=True) as store:
+            made.unlink()
+            with pytest.raises(StoreBroken):
+                await store._read(lambda _conn: tried.append("read"))
+            with pytest.raises(StoreBroken):
+                await store._writer.write(lambda _tx: tried.append("write"))
+    assert tried == []
+
+
 async def test_all_connections_are_closed_even_when_the_file_has_gone(made: Path) -> None:
     conns: list[Any] = []
     with pytest.raises(StoreBroken):
