@@ -317,6 +317,14 @@ def test_where_there_is_too_little_room_it_does_not_begin(
         back_up(path, tmp_path / "other", on_copy=begun)
 
 
+def test_where_the_room_cannot_be_told_it_is_tried(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "free_bytes", lambda _path: None)
+    back_up(path, tmp_path / "copy")
+    assert audited(tmp_path / "copy") == 2
+
+
 def test_on_another_disk_it_needs_no_more_room_than_it_takes(path: Path, tmp_path: Path) -> None:
     others = [Path(name) for name in ("/dev/shm", "/tmp") if os.access(name, os.W_OK)]
     disk = next((d for d in others if d.stat().st_dev != tmp_path.stat().st_dev), None)

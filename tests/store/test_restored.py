@@ -248,6 +248,33 @@ async def test_what_was_paid_to_a_former_account_of_the_id_is_taken_off_its_queu
         await store.release("alice", Decimal(7))
 
 
+@pytest.mark.parametrize("owed", [0, 1])
+async def test_a_former_account_counts_if_it_owes_the_least(store: SqliteStore, owed: int) -> None:
+    if owed:
+        await owe(store, owed, "k3", "carol")
+    else:
+        await store.open_account("carol", setup=False)
+    await store.close_account("carol")
+    await owe(store, 3, "k4", "carol")
+    await store.release("carol", Decimal(1))
+    by_life = [account for account in await store.accounts() if account.id == "carol"]
+    latest, former = sorted(by_life, key=lambda account: -account.number)
+    assert (former.settled, latest.settled) == (owed, 1 - owed)
+    assert len(await store.settlements(account_id="carol")) == 1
+
+
+async def test_what_is_released_is_due_at_once(machine: Machine) -> None:
+    async with machine.open("first") as first:
+        await owe(first, 10, "k1")
+        assert await begun(first)
+        await first.record_outcome(f"s-alice-{START_MS}", NotSent("no funds", HOUR_MS))
+        machine.back_up("first", "copy")
+    async with machine.open("copy") as restored:
+        assert (await restored.account("alice")).retry_ms == START_MS + HOUR_MS
+        await restored.release("alice", Decimal(0))
+        assert (await restored.account("alice")).retry_ms == 0
+
+
 async def test_while_a_former_account_owes_in_doubt_what_was_paid_cannot_be_counted(
     store: SqliteStore,
 ) -> None:

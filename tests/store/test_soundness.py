@@ -47,10 +47,12 @@ def test_a_sound_one_is_worked_on_with_a_daemon_or_without(made: Path) -> None:
     soundness.refuse_loss(made)
     with lock.held(made):
         soundness.refuse_loss(made)
+    record = lock.lock_path(made).read_bytes()
     lock.lock_path(made).unlink()
     soundness.refuse_loss(made)
+    lock.lock_path(made).write_bytes(record)
     made.write_bytes(b"")
-    soundness.refuse_loss(made)
+    soundness.refuse_loss(made)  # that it is empty is told elsewhere
 
 
 @pytest.mark.parametrize("held", [True, False])
