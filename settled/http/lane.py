@@ -214,11 +214,11 @@ class ShortLane:
 
     async def _rest(self) -> bytes:
         """Wait for more of a request, not for long: Hypercorn knows what to do with the slow."""
+        rest = b""
         with trio.move_on_after(limits.LANE_REST_S):
             rest = await self._receive()
-            await self._slot.turn()
-            return rest
-        return b""
+        await self._slot.turn()  # outside, where no time-out can lose what was read
+        return rest
 
     async def _send(self, answer: bytes) -> bool:
         """Send an answer; return whether the client is still there."""

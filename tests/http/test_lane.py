@@ -2,6 +2,7 @@
 
 import os
 import socket
+from functools import partial
 
 import pytest
 import trio
@@ -135,6 +136,19 @@ async def test_a_slow_request_is_handed_over_and_answered(
         await stream.send_all(request[50:-3])
         await trio.sleep(0.2)
         await stream.send_all(request[-3:])
+        assert (await read_answer(stream)).startswith(b"HTTP/1.1 201")
+
+
+async def test_nothing_is_lost_while_a_connection_waits_for_its_turn(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "LANE_REST_S", 0.05)
+    request = post("Idempotency-Key: late")
+    async with await served.connect() as stream:
+        await stream.send_all(request[:-5])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        monkeypatch.setattr("settled.http.slots._go_slowly", partial(trio.sleep, 0.2))
+        await stream.send_all(request[-5:])
         assert (await read_answer(stream)).startswith(b"HTTP/1.1 201")
 
 
