@@ -98,6 +98,7 @@ async def serve(
         ):
             core = Core(store, engine, connector.deliver, tasks, settle_timeout_s=settle_timeout_s)
             services.attach(core)
+            tasks.start_soon(connector.keep_connections)
             operations = Operations(store, core, engine)
             server = _Server(listen, (certfile, keyfile), grace_s, short_lane=short_lane)
             url = await server.start(tasks, operations)

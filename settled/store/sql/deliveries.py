@@ -82,27 +82,33 @@ def add_credits(tx: Tx, changes: Sequence[AddCredit]) -> list[int | SettledError
 
     ``None`` stands for one that is known. One that is refused leaves the others as they are.
     """
-    asked = as_json([(change.account_id, change.settlement_id) for change in changes])
+    amounts = [_amount(change) for change in changes]
+    sound = [
+        change
+        for change, amount in zip(changes, amounts, strict=True)
+        if isinstance(amount, Decimal)
+    ]
+    asked = as_json([(change.account_id, change.settlement_id) for change in sound])
     known = {
         (account_id, settlement_id): Decimal(amount)
         for account_id, settlement_id, amount in select(tx, _KNOWN, asked)
     }
-    ids = as_json(sorted({change.account_id for change in changes}))
+    ids = as_json(sorted({change.account_id for change in sound}))
     accounts: dict[str, int | None] = dict(select(tx, _LATEST, ids))
     moves = Moves(tx, [number for number in accounts.values() if number is not None])
     added: list[tuple[object, ...]] = []
     results: list[int | SettledError | None] = []
-    for change in changes:
-        try:
-            amount = _checked(change, known)
-            number = accounts.get(change.account_id)
-            if amount is None:
-                results.append(None)
-                continue
-            if number is None:
-                raise AccountNotFound(change.account_id)
-        except SettledError as error:
-            results.append(error)
+    for change, amount in zip(changes, amounts, strict=True):
+        if isinstance(amount, SettledError):
+            results.append(amount)
+            continue
+        first = known.get((change.account_id, change.settlement_id))
+        number = accounts.get(change.account_id)
+        if first is not None:
+            results.append(None if first == amount else _conflict(change, first, amount))
+            continue
+        if number is None:
+            results.append(AccountNotFound(change.account_id))
             continue
         known[change.account_id, change.settlement_id] = amount
         key = credit_key(change.account_id, change.settlement_id)
@@ -118,21 +124,23 @@ def add_credits(tx: Tx, changes: Sequence[AddCredit]) -> list[int | SettledError
     return results
 
 
-def _checked(change: AddCredit, known: dict[tuple[str, str], Decimal]) -> Decimal | None:
-    """Return the amount of a new credit, ``None`` for a known one."""
-    amount = checked(change.amount)
-    check_settlement_id(change.settlement_id)
+def _amount(change: AddCredit) -> Decimal | SettledError:
+    """Return the amount of a credit, or what is wrong with the credit by itself."""
+    try:
+        amount = checked(change.amount)
+        check_settlement_id(change.settlement_id)
+    except SettledError as error:
+        return error
     if not amount:
-        raise InvalidAmount(f"account {change.account_id}: a credit of zero says nothing")
-    first = known.get((change.account_id, change.settlement_id))
-    if first is None:
-        return amount
-    if first != amount:
-        raise SettlementConflict(
-            f"account {change.account_id}: settlement {change.settlement_id!r} was credited with "
-            f"{to_text(first)} before and cannot be {to_text(amount)} now"
-        )
-    return None
+        return InvalidAmount(f"account {change.account_id}: a credit of zero says nothing")
+    return amount
+
+
+def _conflict(change: AddCredit, first: Decimal, amount: Decimal) -> SettlementConflict:
+    return SettlementConflict(
+        f"account {change.account_id}: settlement {change.settlement_id!r} was credited with "
+        f"{to_text(first)} before and cannot be {to_text(amount)} now"
+    )
 
 
 def next_deliveries(tx: Tx, looks: Sequence[Look]) -> list[NextDeliveries]:
