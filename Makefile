@@ -50,10 +50,12 @@ run: $(READY)  ## run one daemon, with the loopback engine unless SETTLED_ENGINE
 
 EXAMPLES ?= 1000
 FUZZ_SECONDS ?= 600
+CASES ?= 20000
 
-fuzz: $(FUZZ)  ## schemathesis over a live daemon (EXAMPLES an operation), atheris on the parsers (FUZZ_SECONDS)
+fuzz: $(FUZZ)  ## schemathesis over a live daemon (EXAMPLES an operation), atheris on the parsers (FUZZ_SECONDS), the short lane against Hypercorn (CASES)
 	$(BIN)/python -m tests.hostile.fuzz_api $(EXAMPLES)
 	$(BIN)/python -m tests.hostile.fuzz_parsers $(FUZZ_SECONDS)
+	$(BIN)/python -m tests.hostile.two_ways $(CASES)
 
 hostile: $(DEV)  ## every attack on a live daemon, and what it costs a healthy client
 	$(BIN)/python -m tests.hostile.campaign

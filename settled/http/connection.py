@@ -167,7 +167,7 @@ class Connection:
                     # Half an answer would break those to the other requests of the connection.
                     with trio.CancelScope(shield=True):
                         await self._stream.send_all(event.data)
-                except _CLOSED:
+                except (*_CLOSED, trio.BusyResourceError):  # busy with the end of the connection
                     await self._protocol.handle(Closed())
         elif isinstance(event, Closed):
             await self._close()

@@ -167,7 +167,7 @@ def _outcome_unknown(error: Exception) -> bool:
 
 def _check_media_type(content_type: str | None, wanted: str) -> None:
     """Refuse a body of another kind; this also bars forms that a web page posts across sites."""
-    if content_type is None:
+    if content_type is None or content_type == wanted:
         return
     media_type = content_type.partition(";")[0].strip().lower()
     is_json = media_type.startswith("application/") and media_type.endswith("+json")

@@ -36,7 +36,7 @@ _BEGIN: Final = b"POST /"
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = re.compile(rb"[1-9][0-9]{0,3}", re.ASCII)
 _GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
-_PRINTABLE: Final = re.compile(rb"[\t\x20-\x7e]*", re.ASCII)
+_PRINTABLE: Final = re.compile(rb"[\t\r\n\x20-\x7e]*", re.ASCII)
 
 # They say how messages are framed, how the connection goes on, or that a web page asks.
 _NOT_ORDINARY: Final = frozenset(
@@ -81,8 +81,11 @@ class Request:
         self.keys: list[str] = []
         self._hosts = 0
         self._length = b""
+        head = said[:head_end]
+        if not _PRINTABLE.fullmatch(head):
+            raise NotOrdinary
         try:
-            httptools.HttpRequestParser(self).feed_data(said[:head_end])
+            httptools.HttpRequestParser(self).feed_data(head)
         except httptools.HttpParserError as error:
             raise NotOrdinary from error
         if self._hosts != 1 or not _LENGTH.fullmatch(self._length):
@@ -100,22 +103,19 @@ class Request:
             NotOrdinary: a request with this header is none for the lane.
         """
         name = name.lower()
-        value = value.strip(b" \t")
-        if name in _NOT_ORDINARY or not _PRINTABLE.fullmatch(value):
-            raise NotOrdinary
         if name == b"host":
             self._hosts += 1
         elif name == b"idempotency-key":
-            self.keys.append(value.decode())
+            self.keys.append(value.decode().strip(" \t"))
         elif name == b"content-type":
             if self.content_type is not None:
                 raise NotOrdinary
-            self.content_type = value.decode()
+            self.content_type = value.decode().strip(" \t")
         elif name == b"content-length":
             if self._length:
                 raise NotOrdinary
             self._length = value
-        elif name == b"connection" and value.lower() != b"keep-alive":
+        elif name in _NOT_ORDINARY or (name == b"connection" and value.lower() != b"keep-alive"):
             raise NotOrdinary
 
 
@@ -145,7 +145,7 @@ class ShortLane:
         self._plain = isinstance(stream, trio.SocketStream)
         self._slot = slot
         self._context = context
-        self._answering = False
+        self._answering = self._answered = False
         self._idle_since = trio.current_time()
 
     async def serve(self) -> bytes:
@@ -175,7 +175,7 @@ class ShortLane:
             self._slot.request_whole()
             self._answering = True
             answer = _encoded(await self._settled(request))
-            self._answering = False
+            self._answering, self._answered = False, True
             self._slot.answer_begun()
             self._idle_since = self._slot.waiting_since
             if not await self._send(answer):
@@ -205,18 +205,20 @@ class ShortLane:
             # A stream of trio would first look for what has not come yet, and take as long again.
             while True:
                 await trio.lowlevel.wait_readable(self._sock)
-                with suppress(BlockingIOError):
+                try:
                     return os.read(self._sock.fileno(), limits.READ_BYTES_MAX)
+                except BlockingIOError:
+                    continue
         except _GONE:
             return b""
 
     async def _rest(self) -> bytes:
         """Wait for more of a request, not for long: Hypercorn knows what to do with the slow."""
+        rest = b""
         with trio.move_on_after(limits.LANE_REST_S):
             rest = await self._receive()
-            await self._slot.turn()
-            return rest
-        return b""
+        await self._slot.turn()  # outside, where no time-out can lose what was read
+        return rest
 
     async def _send(self, answer: bytes) -> bool:
         """Send an answer; return whether the client is still there."""
@@ -232,10 +234,12 @@ class ShortLane:
 
     def _send_now(self, answer: bytes) -> int:
         """Send what the kernel takes at once, nearly always all; a stream would wait its turn."""
-        if self._plain:
-            with suppress(BlockingIOError):
-                return os.write(self._sock.fileno(), answer)
-        return 0
+        if not self._plain:
+            return 0
+        try:
+            return os.write(self._sock.fileno(), answer)
+        except BlockingIOError:
+            return 0
 
     async def _stop_reading(self) -> None:
         """Take no more from a client that asks for nothing, or from any when the server stops.
@@ -244,16 +248,20 @@ class ShortLane:
 
         What has arrived by then is still read, and answered.
         """
-        begun, patience_s = self._idle_since, float(limits.HEADER_TIMEOUT_S)
-        while self._answering or trio.current_time() < self._idle_since + patience_s:
-            rest_s = self._idle_since + patience_s - trio.current_time()
-            with trio.move_on_after(max(rest_s, limits.LANE_REST_S)):
+        while (rest_s := self._idle_until() - trio.current_time()) > 0:
+            with trio.move_on_after(rest_s):
                 await self._context.terminated.wait()
                 break
-            if self._idle_since > begun:
-                patience_s = limits.KEEP_ALIVE_S
         with suppress(OSError):
             self._sock.shutdown(SHUT_RD)
+
+    def _idle_until(self) -> float:
+        """Return until when the client may be silent, as it looks now."""
+        if self._answering:
+            return trio.current_time() + limits.HEADER_TIMEOUT_S
+        if self._answered:
+            return self._idle_since + limits.KEEP_ALIVE_S
+        return self._idle_since + limits.HEADER_TIMEOUT_S
 
 
 def _may_begin(said: bytes) -> bool:
@@ -262,13 +270,13 @@ def _may_begin(said: bytes) -> bool:
 
 
 def _encoded(reply: Reply) -> bytes:
-    """Return a reply as Hypercorn sends it."""
-    lines = [f"HTTP/1.1 {reply.status} "]
-    if reply.content_type is not None:
-        lines += [f"content-type: {reply.content_type}", f"content-length: {len(reply.body)}"]
-    lines += [f"{name.lower()}: {value}" for name, value in reply.headers]
-    lines += [f"date: {_date(int(time()))}", "\r\n"]
-    return "\r\n".join(lines).encode() + reply.body
+    """Return a reply as Hypercorn sends it; each one of the lane has a body."""
+    more = "".join(f"{name.lower()}: {value}\r\n" for name, value in reply.headers)
+    head = (
+        f"HTTP/1.1 {reply.status} \r\ncontent-type: {reply.content_type}\r\n"
+        f"content-length: {len(reply.body)}\r\n{more}date: {_date(int(time()))}\r\n\r\n"
+    )
+    return head.encode() + reply.body
 
 
 @lru_cache(maxsize=1)

@@ -222,8 +222,8 @@ def _migrations(conn: sqlite3.Connection) -> tuple[list[str], list[str]]:
     return newer, [migration.name for migration in MIGRATIONS.pending(db)]
 
 
-def migrate(path: Path) -> Path | None:
-    """Bring the file's schema up to date; return the backup made before, if it held anything.
+def migrate(path: Path) -> None:
+    """Bring the file's schema up to date, after a backup if it holds anything.
 
     Call it only while holding the database (``settled.store.lock``).
 
@@ -242,7 +242,6 @@ def migrate(path: Path) -> Path | None:
             if backup is not None:
                 backup.unlink()  # nothing was changed; and every next try leaves another
             raise _unchanged(path, error) from error
-    return backup
 
 
 def _unchanged(path: Path, error: Exception) -> SettledError:

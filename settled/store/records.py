@@ -60,7 +60,7 @@ class Account:
     failures: int = 0
     hook: Hook | None = None
     hook_failures: int = 0
-    opened_ms: int = 0
+    opened_ms: int
     closed_ms: int | None = None
 
 
@@ -82,8 +82,8 @@ class Settlement:
     reason: str | None = None
     failures: int = 0
     retry_ms: int = 0
-    created_ms: int = 0
-    updated_ms: int = 0
+    created_ms: int
+    updated_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +106,8 @@ class Credit:
     ambiguous_ms: int | None = None
     ambiguous_steady_ms: int | None = None
     retry_ms: int = 0
-    created_ms: int = 0
-    updated_ms: int = 0
+    created_ms: int
+    updated_ms: int
 
 
 # --- what became of an outgoing settlement ---

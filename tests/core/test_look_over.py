@@ -14,12 +14,11 @@ from tests.harness import ScriptedEngine, memory_store, running
 async def test_a_look_that_fails_is_made_again_and_the_daemon_goes_on(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, looks = memory_store(), 0
+    store, looks_s = memory_store(), list[float]()
 
     async def look_over() -> list[Difference]:
-        nonlocal looks
-        looks += 1
-        if looks < 3:
+        looks_s.append(trio.current_time())
+        if len(looks_s) < 3:
             raise ConfigError("no temporary file could be made")
         return []
 
@@ -29,7 +28,7 @@ async def test_a_look_that_fails_is_made_again_and_the_daemon_goes_on(
         await daemon.request("alice", "5", "k")
         await daemon.until(lambda account: account.settled == 5)
         await trio.sleep(3600)
-    assert looks == 3
+    assert [look_s - looks_s[0] for look_s in looks_s] == pytest.approx([0, 600, 1200], abs=5)
 
 
 async def test_what_it_finds_is_told(

@@ -264,3 +264,46 @@ async def test_a_write_that_waits_for_the_store_can_be_cancelled(
     with trio.move_on_after(3600) as scope:
         await patiently(busy)
     assert scope.cancelled_caught
+
+
+async def test_what_arrives_soon_after_a_payment_is_netted_into_the_next(
+    autojump_clock: MockClock,
+) -> None:
+    times_s: list[float] = []
+
+    async def at_once(account_id: str, amount: Decimal, settlement_id: str) -> object:
+        times_s.append(trio.current_time())
+        return amount
+
+    store = memory_store()
+    await store.open_account("alice", setup=False)
+    await store.open_account("bob", setup=False)
+    engine = ScriptedEngine(at_once)
+    async with running(engine, store) as daemon:
+        for number in range(10):
+            await daemon.request("alice", "1", f"k{number}")
+            await trio.sleep(0.02)
+        await daemon.request("bob", "7", "k")  # another account is not kept waiting
+        await trio.sleep(10)
+        await daemon.request("alice", "1", "later")  # nor is one that had none for a while
+        begun_s = trio.current_time()
+        await daemon.until(lambda account: account.settled == 11)
+    paid = [call[:2] for call in engine.calls]
+    assert paid == [("alice", 1), ("bob", 7), ("alice", 9), ("alice", 1)]
+    rest_s = limits.SETTLE_REST_S
+    assert rest_s <= times_s[2] - times_s[0] <= rest_s * 1.2 + 0.01
+    assert times_s[3] == pytest.approx(begun_s, abs=0.01)
+
+
+async def test_a_drain_does_not_wait_for_the_rest_after_a_payment(
+    autojump_clock: MockClock,
+) -> None:
+    store = memory_store()
+    await store.open_account("alice", setup=False)
+    async with running(ScriptedEngine(), store) as daemon:
+        await daemon.request("alice", "1", "k")
+        await daemon.rest()
+        begun_s = trio.current_time()
+        await daemon.core.drain()
+        assert trio.current_time() - begun_s < 0.01
+    assert (await store.account("alice")).settled == 1

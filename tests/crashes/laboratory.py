@@ -172,7 +172,8 @@ def _synced(log: list[str]) -> dict[str, int]:
     return synced
 
 
-def _attach(thread: int, fault: Fault | None, log: Path) -> subprocess.Popen[str]:
+def _attach(thread: int, fault: Fault | None, log: Path) -> subprocess.Popen[str] | None:
+    """Attach strace to a thread; return nothing if it has ended with its process meanwhile."""
     command = ["strace", "-y", "-s", "0", "-o", str(log)]
     command += ["-e", f"trace={','.join((*CHANGES, *READS))}"]
     if fault is not None:
@@ -180,6 +181,9 @@ def _attach(thread: int, fault: Fault | None, log: Path) -> subprocess.Popen[str
     tracer = subprocess.Popen([*command, "-p", str(thread)], stderr=subprocess.PIPE, text=True)
     assert tracer.stderr is not None
     said = tracer.stderr.readline()
+    if "No such process" in said:
+        with tracer:
+            return None
     if "attached" not in said:
         raise RuntimeError(f"strace cannot attach: {said} {tracer.stderr.read()}")
     return tracer

@@ -99,6 +99,16 @@ async def test_a_file_cut_at_any_page_is_refused(path: Path, closed: Good) -> No
         assert "backup" in await refused(path, {**closed.files, NAME: image[:end]})
 
 
+async def test_a_large_file_is_read_whole_if_pages_are_missing(
+    path: Path, closed: Good, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("settled.limits.START_CHECK_BYTES_MAX", 1000)
+    image = closed.files[NAME]
+    assert "is damaged (" in await refused(path, {**closed.files, NAME: image[:-PAGE_BYTES]})
+    put(path.parent, closed.files)
+    assert isinstance(await start(path), dict)
+
+
 async def test_zeros_and_a_lost_header_are_refused(path: Path, closed: Good) -> None:
     image = closed.files[NAME]
     for damaged in (
@@ -185,6 +195,19 @@ async def test_the_log_of_another_database_is_refused(
         assert f"{LOG} belongs to another database" in await refused(path, content)
 
 
+async def test_pages_that_stand_in_the_log_may_be_half_written_in_the_file(
+    path: Path, killed: Good
+) -> None:
+    """As when the machine stops while the log is moved into the file."""
+    image, log = bytearray(killed.files[NAME]), killed.files[LOG]
+    pages = {int.from_bytes(log[at : at + 4], "big") for at in range(32, len(log), FRAME_BYTES)}
+    assert len(pages) > 3
+    for page in pages - {1}:
+        image[(page - 1) * PAGE_BYTES : page * PAGE_BYTES - 100] = bytes(PAGE_BYTES - 100)
+    put(path.parent, {**killed.files, NAME: bytes(image)})
+    assert await start(path) == killed.books
+
+
 async def test_garbage_in_the_index_is_made_anew(path: Path, killed: Good) -> None:
     put(path.parent, killed.files)
     path.with_name(f"{NAME}-shm").write_bytes(os.urandom(32768))
@@ -220,6 +243,16 @@ async def test_a_first_start_that_was_cut_off_is_no_obstacle(path: Path) -> None
         MIGRATIONS.ensure_migrations_table(Database(conn))
         conn.commit()
     assert isinstance(await start(path), dict)
+
+
+async def test_a_file_without_tables_is_refused_where_there_was_a_database(
+    path: Path, closed: Good
+) -> None:
+    with closing(sqlite3.connect(path)) as conn:
+        MIGRATIONS.ensure_migrations_table(Database(conn))
+        conn.commit()
+    content = {NAME: path.read_bytes(), LOCK: closed.files[LOCK]}
+    assert "has lost acknowledged changes" in await refused(path, content)
 
 
 async def test_an_older_copy_is_refused_until_the_operator_says_so(
@@ -286,10 +319,19 @@ async def test_a_schema_that_lost_a_part_is_refused(path: Path, closed: Good, ch
     assert "its schema was changed" in await refused(path, files(path.parent))
 
 
-async def test_a_table_of_the_operators_own_does_no_harm(path: Path, closed: Good) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        "CREATE TABLE notes (text)",  # the operator's own
+        "ALTER TABLE _sqlite_migrations ADD COLUMN note",  # as another version of the library may
+    ],
+)
+async def test_a_schema_with_something_more_does_no_harm(
+    path: Path, closed: Good, change: str
+) -> None:
     put(path.parent, closed.files)
     with closing(sqlite3.connect(path)) as conn:
-        conn.execute("CREATE TABLE notes (text)")
+        conn.execute(change)
     assert await start(path) == closed.books
 
 

@@ -99,3 +99,12 @@ async def test_a_backup_that_a_command_reads_is_not_used_before_that_is_in_its_f
     _, killed = await pay(restored)
     put(restored.parent, {name: killed[name] for name in (NAME, LOCK)})
     assert "has lost acknowledged changes" in await start(restored)
+
+
+async def test_any_other_database_can_be_started_while_a_command_reads_it(path: Path) -> None:
+    await closed_files(path.parent)
+    with closing(file.connect(path, read_only=True)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM accounts").fetchone()
+        for _ in range(2):
+            assert isinstance(await start(path), dict)

@@ -57,12 +57,13 @@ async def refused(daemon: Running, key: str) -> bool:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    events: list[str] = []
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int | None]]:
+    """What the log says of the disk, and how much it says is free."""
+    events: list[tuple[str, int | None]] = []
 
     def note(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Any:
         if event["event"].startswith("disk_"):
-            events.append(event["event"])
+            events.append((event["event"], event.get("free_bytes")))
         raise structlog.DropEvent
 
     structlog.configure(processors=[note], wrapper_class=structlog.BoundLogger)
@@ -70,11 +71,12 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def test_new_work_stops_below_the_reserve_and_goes_on_well_above_it(
-    autojump_clock: MockClock, told: list[str]
+    autojump_clock: MockClock, told: list[tuple[str, int | None]]
 ) -> None:
     store = SmallStore()
     async with running(ScriptedEngine(), store) as daemon:
         await daemon.operations.open_account("alice")
+        await passing(2 * limits.DISK_POLL_S)
         assert not await refused(daemon, "first")
         store.free_bytes = RESERVE - 1
         await passing(2 * limits.DISK_POLL_S)
@@ -86,7 +88,7 @@ async def test_new_work_stops_below_the_reserve_and_goes_on_well_above_it(
                 await daemon.operations.open_account(new)
         with pytest.raises(AccountNotFound):
             await store.account("bob")
-        store.free_bytes = RESERVE + 1  # it comes and goes: nothing is said of that
+        store.free_bytes = RESERVE * 5 // 4 - 1  # it comes and goes: nothing is said of that
         await passing(60)
         assert await refused(daemon, "third")
         store.free_bytes = None  # it cannot be told for a while
@@ -97,7 +99,7 @@ async def test_new_work_stops_below_the_reserve_and_goes_on_well_above_it(
         assert not await refused(daemon, "second")
         await daemon.operations.open_account("bob")
         assert (await daemon.until(lambda account: account.settled == 2)).requested == 2
-    assert told == ["disk_low", "disk_has_room"]
+    assert told == [("disk_low", RESERVE - 1), ("disk_has_room", RESERVE * 5 // 4)]
 
 
 async def test_a_closed_account_is_not_opened_again_without_room(
@@ -114,7 +116,7 @@ async def test_a_closed_account_is_not_opened_again_without_room(
 
 
 async def test_a_write_that_finds_no_room_stops_new_work_at_once_for_a_while(
-    autojump_clock: MockClock, told: list[str]
+    autojump_clock: MockClock, told: list[tuple[str, int | None]]
 ) -> None:
     """Such as with a quota, which a look at the disk does not see."""
     store = SmallStore()
@@ -129,7 +131,7 @@ async def test_a_write_that_finds_no_room_stops_new_work_at_once_for_a_while(
         assert await refused(daemon, "second")
         await passing(limits.DISK_FULL_PAUSE_S / 2 + 2 * limits.DISK_POLL_S)
         assert not await refused(daemon, "second")
-    assert told == ["disk_low", "disk_has_room"]
+    assert told == [("disk_low", None), ("disk_has_room", 2 * RESERVE)]
 
 
 async def test_a_disk_that_cannot_be_told_of_at_first_is_looked_at_again(

@@ -213,11 +213,11 @@ async def test_damage_that_is_met_while_running_stops_the_daemon(path: Path, clo
     assert "restore a backup" in reason
 
 
-async def test_a_large_file_is_checked_beside_the_work_and_then_before_the_next_start(
-    path: Path, closed: Good, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def damaged(path: Path, closed: Good) -> Path:
+    """A database with damage in an index that a start does not read."""
     path.write_bytes(closed.files[NAME])
-    with closing(sqlite3.connect(path)) as conn:  # an index that a start does not read
+    with closing(sqlite3.connect(path)) as conn:
         conn.execute("PRAGMA writable_schema = ON")
         root = conn.execute(
             "SELECT rootpage FROM sqlite_schema WHERE name = 'idempotency_keys_tick'"
@@ -225,15 +225,43 @@ async def test_a_large_file_is_checked_beside_the_work_and_then_before_the_next_
     with path.open("r+b") as file:
         file.seek((root - 1) * 4096)
         file.write(bytes(4096))
+    return path
+
+
+async def test_a_large_file_is_checked_beside_the_work_and_then_before_the_next_start(
+    damaged: Path, closed: Good, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("settled.limits.START_CHECK_BYTES_MAX", 1000)
     with pytest.raises(StoreBroken, match="is damaged"):
-        async with open_sqlite(path, exclusive=True) as store:
+        async with open_sqlite(damaged, exclusive=True) as store:
             await store.look_over()
     with pytest.raises(ConfigError, match="is damaged"):  # suspect, it is read before it is opened
-        async with open_sqlite(path, exclusive=True):
+        async with open_sqlite(damaged, exclusive=True):
             pass
-    path.write_bytes(closed.files[NAME])
-    assert await start(path) == closed.books, "and now it is sound"
+    damaged.write_bytes(closed.files[NAME])
+    assert await start(damaged) == closed.books, "and now it is sound"
+
+
+async def test_a_file_that_is_small_with_its_log_is_checked_before_anything_else(
+    damaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = damaged.stat().st_size
+    monkeypatch.setattr("settled.limits.START_CHECK_BYTES_MAX", size - 1)
+    async with open_sqlite(damaged, exclusive=True) as store:
+        await store.open_account("new", setup=False)
+        for beside in (damaged, damaged.with_name(LOG)):
+            shutil.copy(beside, beside.with_name(f"copy-{beside.name}"))
+    copy = damaged.with_name(f"copy-{NAME}")
+    log_bytes = copy.with_name(f"{copy.name}-wal").stat().st_size
+    assert log_bytes > 0
+    for path, bytes_max in ((copy, size + log_bytes), (damaged, damaged.stat().st_size)):
+        monkeypatch.setattr("settled.limits.START_CHECK_BYTES_MAX", bytes_max)
+        with pytest.raises(ConfigError, match="is damaged"):
+            async with open_sqlite(path, exclusive=True):
+                pass
+    monkeypatch.setattr("settled.limits.START_CHECK_BYTES_MAX", size + log_bytes - 1)
+    async with open_sqlite(copy, exclusive=True):
+        pass
 
 
 async def test_the_check_beside_the_work_ends_when_the_daemon_does(

@@ -77,8 +77,8 @@ def statuses(answers: bytes) -> list[int]:
     return [int(part[:3]) for part in answers.split(b"HTTP/1.1 ")[1:]]
 
 
-async def queued(store: Store) -> int:
-    return int((await store.account("alice")).queued)
+async def requested(store: Store) -> int:
+    return int((await store.account("alice")).requested)
 
 
 CHUNKED = b"Transfer-Encoding: chunked"
@@ -137,29 +137,29 @@ REFUSED = {
 async def test_what_can_be_understood_in_two_ways_is_not_understood(
     daemon: DaemonProcess, store: Store, shape: str
 ) -> None:
-    before = await queued(store)
+    before = await requested(store)
     answers = await exchange(daemon, REFUSED[shape])
     assert statuses(answers) in ([], [400], [415], [501], [505]), answers
-    assert await queued(store) == before
+    assert await requested(store) == before
 
 
 async def test_a_length_that_comes_twice_but_the_same_is_one(
     daemon: DaemonProcess, store: Store
 ) -> None:
-    before = await queued(store)
+    before = await requested(store)
     twice = head(PATH, JSON, keyed("same"), b"Content-Length: 24", b"Content-Length: 24") + LATE
     answers = await exchange(daemon, twice)
-    assert await queued(store) - before == (7 if statuses(answers) == [201] else 0)
+    assert await requested(store) - before == (7 if statuses(answers) == [201] else 0)
 
 
 async def test_pipelined_requests_are_answered_in_turn(daemon: DaemonProcess, store: Store) -> None:
-    before = await queued(store)
+    before = await requested(store)
     requests = [settle(f"in-turn-{n}", n) for n in range(1, 11)]
     answers = await exchange(daemon, b"".join(requests), wait_s=2)
     assert statuses(answers) == [201] * 10
     amounts = [int(part.split(b'"')[0]) for part in answers.split(b'"amount":"')[1:]]
     assert amounts == list(range(1, 11))
-    assert await queued(store) == before + sum(range(1, 11))
+    assert await requested(store) == before + sum(range(1, 11))
 
 
 LAST = [
@@ -178,10 +178,10 @@ async def test_what_follows_the_last_request_is_ignored(
 ) -> None:
     name = f"{LAST.index(last)}-{hash(after)}-{apart}".encode()
     request = last.replace(b"{}", name)
-    before = await queued(store)
+    before = await requested(store)
     answers = await exchange(daemon, *([request, after] if apart else [request + after]))
     assert statuses(answers) == [201]
-    assert await queued(store) == before + 3
+    assert await requested(store) == before + 3
 
 
 @pytest.mark.parametrize(

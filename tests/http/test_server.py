@@ -104,6 +104,14 @@ async def test_tls_offers_http2_and_http1(
             response = await client.post("/accounts", json={"id": "bob"})
             assert response.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
             assert response.content == b'{"id":"bob"}'
+        async with served.client(base_url=url, verify=context, http2=http2) as client:
+            for key in ("a", "b"):  # the short lane's, over HTTP/1.1
+                response = await client.post(
+                    "/accounts/bob/settlements",
+                    json={"amount": "100", "scale": 2},
+                    headers={"Idempotency-Key": key},
+                )
+                assert response.content == b'{"amount":"100","scale":2}'
         # Plain HTTP, and silence, on the port of TLS are shown the door.
         assert parse_or_nothing(await served.exchange(POST)) != 201
         async with served.client(base_url=url, verify=context) as client:

@@ -67,7 +67,10 @@ class Runner:
         self._baseline = baseline
         self._within_s = within_s
         self._accepted = accepted()
-        self._free = [Path(shutil.copytree(tree, tree.with_name(f"job-{n}"))) for n in range(jobs)]
+        self._free = [
+            Path(shutil.copytree(tree, tree.with_name(f"job-{n}"), symlinks=True))
+            for n in range(jobs)
+        ]
         self._running: dict[int, tuple[Mutant, Path, float]] = {}
 
     def run(self, mutants: Sequence[Mutant]) -> Iterator[Result]:

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -28,20 +29,32 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 # All that tests what the store and the core do. The rest looks at the code and the docs, or at the
-# floors above.
+# floors above; or it mounts disks, which would outlive a test that is ended.
 TESTS: Final = (
     "tests/core",
     "tests/promises",
     "tests/store",
+    "tests/damage/test_files.py",
+    "tests/damage/test_messages.py",
+    "tests/damage/test_other_writers.py",
+    "tests/damage/test_restored_backup.py",
+    "tests/damage/test_room.py",
+    "tests/damage/test_running.py",
+    "tests/neighbours/test_hooks.py",
+    "tests/neighbours/test_settle.py",
     "tests/http",
     "tests/cli/test_account_commands.py",
     "tests/cli/test_data_commands.py",
     "tests/cli/test_data_processes.py",
     "tests/cli/test_resolving_commands.py",
+    "tests/cli/test_safety_commands.py",
     "tests/test_amounts.py",
     "tests/test_daemon.py",
 )
-_NEAR: Final = ("tests/core", "tests/promises", "tests/store", "tests/test_amounts.py")
+_NEAR: Final = (
+    *("tests/core", "tests/damage", "tests/neighbours", "tests/promises", "tests/store"),
+    "tests/test_amounts.py",
+)
 _COPIED: Final = ("settled", "engines", "tests", "docs", "pyproject.toml", "setup.cfg", "README.md")
 _LIBRARIES: Final = (
     "_pytest.assertion.rewrite",
@@ -65,6 +78,8 @@ _FIRST_FILES: Final = 2
 _SLOW_S: Final = 1.0
 _SLOWER: Final = 10
 _TEST_S: Final = 10.0
+# A mutant may write or read without end.
+_LIMITS: Final = {resource.RLIMIT_FSIZE: 2**28, resource.RLIMIT_AS: 2**32}
 
 
 def preload() -> None:
@@ -110,15 +125,17 @@ class Baseline:
     def tests_for(self, file: str, lines: Iterable[int], within_s: float) -> list[str]:
         """Return the tests that may notice a change of these lines, or else of the module.
 
-        First come those that test it from near by, of them those that are quick and run little
-        else; last those that start processes, which may run any line. Together they take
-        ``within_s`` at most.
+        First come those that bear its name, then those that test it from near by, of them those
+        that are quick and run little else; last those that start processes, which may run any
+        line. Together they take ``within_s`` at most.
         """
         by_line = self.lines.get(file, {})
         chosen = {test for line in lines for test in by_line.get(line, ())}
         if not chosen:  # it runs at import
             chosen = {test for tests in by_line.values() for test in tests} or {*self.durations_s}
-        ordered = sorted(chosen.union(self.processes).difference(self.failed), key=self._rank)
+        fit = chosen.union(self.processes).difference(self.failed)
+        name = f"test_{Path(file).stem}"
+        ordered = sorted(fit, key=lambda test: self._rank(test, name))
         left_s = within_s
         fitting: list[str] = []
         for test in ordered:
@@ -127,9 +144,10 @@ class Baseline:
                 fitting.append(test)
         return fitting
 
-    def _rank(self, test: str) -> tuple[bool, bool, bool, int]:
+    def _rank(self, test: str, name: str) -> tuple[bool, bool, bool, bool, int]:
+        named, near = name in _file(test), test.startswith(_NEAR)
         slow = self.durations_s[test] > _SLOW_S
-        return test in self.processes, not test.startswith(_NEAR), slow, self._breadth[test]
+        return test in self.processes, not named, not near, slow, self._breadth[test]
 
     @cached_property
     def _breadth(self) -> Counter[str]:
@@ -215,6 +233,8 @@ def record(tree: Path, files: list[str], known: Path) -> Baseline:
 
     if not result.exists():
         os.waitpid(fork(tree, run), 0)
+        # The tree is copied next, and some of it leads to devices.
+        shutil.rmtree(tree / "tmp", ignore_errors=True)
     found = json.loads(result.read_text())
     lines = {
         file: {int(line): tests for line, tests in by_line.items()}
@@ -281,6 +301,8 @@ def fork(tree: Path, run: Any) -> int:
     code = 70
     try:
         os.setsid()
+        for kind, value in _LIMITS.items():
+            resource.setrlimit(kind, (value, value))
         os.chdir(tree)
         output = os.open(tree / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)

@@ -45,6 +45,8 @@ CREDIT = Credit(
     settlement_id="tx",
     amount=Quantity("150", 2).value,
     state="undelivered",
+    created_ms=0,
+    updated_ms=0,
 )
 
 

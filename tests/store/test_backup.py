@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import stat
@@ -316,11 +317,20 @@ def test_where_there_is_too_little_room_it_does_not_begin(
         back_up(path, tmp_path / "other", on_copy=begun)
 
 
-@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="it needs a second disk")
+def test_where_the_room_cannot_be_told_it_is_tried(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "free_bytes", lambda _path: None)
+    back_up(path, tmp_path / "copy")
+    assert audited(tmp_path / "copy") == 2
+
+
 def test_on_another_disk_it_needs_no_more_room_than_it_takes(path: Path, tmp_path: Path) -> None:
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
-        if os.stat(other).st_dev == tmp_path.stat().st_dev:
-            pytest.skip("it needs a second disk")
+    others = [Path(name) for name in ("/dev/shm", "/tmp") if os.access(name, os.W_OK)]
+    disk = next((d for d in others if d.stat().st_dev != tmp_path.stat().st_dev), None)
+    if disk is None:
+        pytest.skip("it needs a second disk")
+    with tempfile.TemporaryDirectory(dir=disk) as other:
         back_up(path, Path(other) / "copy", disk_reserve_bytes=2**60)
 
 
@@ -437,13 +447,78 @@ async def test_not_even_force_replaces_a_database_in_use(path: Path, tmp_path: P
             back_up(path, tmp_path / "other", force=True)
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
 def test_a_log_that_was_left_beside_the_target_is_not_made_part_of_it(
+    path: Path, tmp_path: Path, suffix: str
+) -> None:
+    beside = tmp_path / f"copy{suffix}"
+    for put in (lambda: beside.write_bytes(b"old"), lambda: beside.symlink_to("nowhere")):
+        put()
+        with pytest.raises(SettledError, match=f"copy{suffix} exists, left by a database"):
+            back_up(path, tmp_path / "copy")
+        assert files(tmp_path) == {f"copy{suffix}"}
+        beside.unlink()
+
+
+def test_the_name_of_a_part_is_free_in_another_directory(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    back_up(path, tmp_path / "other" / "settled.db-wal")
+    assert content(tmp_path / "other" / "settled.db-wal") == content(path)
+
+
+def test_force_replaces_neither_a_pipe_nor_a_name_that_leads_nowhere(
     path: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "copy-wal").write_bytes(b"old")
-    with pytest.raises(SettledError, match="copy-wal exists, left by a database"):
-        back_up(path, tmp_path / "copy")
-    assert files(tmp_path) == {"copy-wal"}
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("pipe", "link"):
+        with pytest.raises(SettledError, match=f"{name} exists: give another file"):
+            back_up(path, tmp_path / name)
+        with pytest.raises(SettledError, match=f"{name} is no backup"):
+            back_up(path, tmp_path / name, force=True)
+    assert files(tmp_path) == {"pipe", "link"}
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_file_that_goes_before_it_is_locked_is_another_backup_s(
+    path: Path, tmp_path: Path, replaced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one has ended in between, and perhaps a third has begun."""
+    unfinished, flock = tmp_path / ".copy.unfinished", fcntl.flock
+
+    def late(descriptor: int, operation: int) -> None:
+        if unfinished.exists():
+            unfinished.unlink()
+            if replaced:
+                unfinished.write_text("the third's")
+        flock(descriptor, operation)
+
+    with monkeypatch.context() as between:
+        between.setattr(fcntl, "flock", late)
+        with pytest.raises(StoreHeld, match="another backup to .*copy is being made"):
+            back_up(path, tmp_path / "copy")
+    assert files(tmp_path) == ({".copy.unfinished"} if replaced else set())
+    back_up(path, tmp_path / "copy")
+
+
+def test_what_breaks_off_removes_its_own_file_only_and_leaves_nothing_open(
+    path: Path, tmp_path: Path
+) -> None:
+    unfinished = tmp_path / ".copy.unfinished"
+
+    def replace(_done: int, _total: int) -> None:
+        unfinished.unlink()
+        unfinished.write_text("another's")
+        unfinished.with_name(".copy.unfinished-journal").touch()
+        raise OSError(errno.EIO, "Input/output error")
+
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(SettledError, match="no backup was made .*: Input/output error"):
+        back_up(path, tmp_path / "copy", on_check=replace)
+    assert unfinished.read_text() == "another's"
+    assert files(tmp_path) == {".copy.unfinished"}
+    back_up(path, tmp_path / "c")
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize(
@@ -499,3 +574,28 @@ async def test_it_is_not_restored_beside_the_log_of_what_was_lost(
     await trio.run_process([sys.executable, "-c", ended, str(path)])  # its own log is fine
     async with open_sqlite(path, exclusive=True) as store:
         assert await store.audit() == []
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+async def test_a_log_that_is_empty_or_not_beside_a_backup_is_nobody_elses(
+    path: Path, tmp_path: Path, exclusive: bool
+) -> None:
+    log = tmp_path / "settled.db-wal"
+    log.touch()
+    back_up(path, tmp_path / "copy")
+    log.write_bytes(b"x" * 100)
+    async with open_sqlite(path, exclusive=exclusive) as store:  # garbage, but of its own
+        assert await store.audit() == []
+    (tmp_path / "copy").replace(path)
+    log.write_bytes(b"x" * 100)
+    with pytest.raises(ConfigError, match="settled.db-wal belongs to the database that was"):
+        async with open_sqlite(path, exclusive=exclusive):
+            pass
+    log.write_bytes(b"")
+    async with open_sqlite(path, exclusive=exclusive) as store:
+        assert await store.audit() == []
+        await store.open_account("bob", setup=False)
+        shutil.copy(log, tmp_path / "kept")
+    shutil.copy(tmp_path / "kept", log)
+    async with open_sqlite(path, exclusive=exclusive) as store:  # used, it has a log of its own
+        assert (await store.account("bob")).id == "bob"

@@ -36,6 +36,13 @@ def test_the_uptime_goes_on_by_milliseconds_within_a_boot() -> None:
     assert 10 <= second.ms - first.ms < 5000
 
 
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="the system has no such clock")
+def test_the_uptime_counts_the_time_asleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks_ns = {time.CLOCK_BOOTTIME: 7_000_000}
+    monkeypatch.setattr(time, "clock_gettime_ns", clocks_ns.__getitem__)
+    assert clock.uptime().ms == 7
+
+
 def test_a_boot_that_the_system_does_not_name_is_no_other_process_s(
     fresh: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,13 +166,15 @@ async def test_a_hook_that_was_overtaken_by_closing_is_ignored(store: Store) -> 
     assert await snapshot(store) == before
 
 
-async def test_a_failed_close_hook_keeps_what_the_queue_waits_for(store: Store) -> None:
+async def test_a_close_hook_keeps_what_the_queue_waits_for(store: Store) -> None:
     account = await asked(store)
     await store.close_account("alice")
     await store.finish_hook(account.number, "close_account", failure="no peer", retry_delay_ms=9)
     after = await store.account("alice")
     assert (after.waiting, after.hook_failures) == ("the account is closed", 1)
     assert await store.next_hook(account.number) == NextHook("alice", "close_account", 1, 9)
+    await store.finish_hook(account.number, "close_account")
+    assert (await store.account("alice")).waiting == "the account is closed"
 
 
 async def test_closing_forgets_the_failures_of_the_set_up(store: Store) -> None:

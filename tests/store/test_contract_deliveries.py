@@ -297,6 +297,8 @@ async def test_an_answer_to_no_credit_is_refused(store: Store) -> None:
         settlement_id="tx-9",
         amount=Decimal(1),
         state="undelivered",
+        created_ms=0,
+        updated_ms=0,
     )
     await refused(store, NotFound, store.record_delivery(stranger, Delivered()))
     await refused(store, NotFound, store.credit("no such"))

@@ -258,3 +258,25 @@ async def test_at_start_closed_accounts_stay_closed(store: Store) -> None:
     account = await store.account("alice")
     assert (account.state, account.waiting) == ("closed", CLOSED)
     assert await store.unfinished("settle") == []
+
+
+async def test_a_clock_that_was_set_back_changes_only_the_turn_of_the_account_that_is_looked_at(
+    store: Store, clock: Clock
+) -> None:
+    settlement = await begun(store)
+    await store.record_outcome(settlement.id, Unknown("time-out", HOUR_MS))
+    clock.ms -= 1000 * HOUR_MS
+    bob = await asked(store, "5", "k of bob", "bob")
+    assert (await store.next_settlement(bob.number, "s-2")).begun
+    await store.record_outcome("s-2", Unknown("time-out", 5000))
+    assert (await store.next_settlement(settlement.account, "none")).delay_ms == HOUR_MS
+    assert (await store.next_settlement(bob.number, "none")).delay_ms == 5000
+
+
+async def test_trying_now_leaves_the_history_alone(store: Store) -> None:
+    settlement = await begun(store)
+    await store.record_outcome(settlement.id, Unknown("time-out", 5000))
+    await store.record_outcome(settlement.id, Settled(Decimal(4)))
+    before = await store.settlement(settlement.id)
+    await store.retry_settlement("alice")
+    assert await store.settlement(settlement.id) == before

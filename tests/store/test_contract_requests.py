@@ -87,6 +87,16 @@ async def test_the_same_key_with_another_value_is_refused(store: Store) -> None:
     assert (await store.queue_settlement("alice", quantity("1.5"), "k")).replayed
 
 
+async def test_whether_a_key_is_on_record_can_be_asked(store: Store) -> None:
+    await asked(store, "1", "k", "alice")
+    await opened(store, "bob")
+    assert await store.is_requested("alice", "k") is True
+    for account_id, key in (("alice", "K"), ("bob", "k"), ("nobody", "k")):
+        assert await store.is_requested(account_id, key) is False
+    await store.close_account("alice")
+    assert await store.is_requested("alice", "k") is True
+
+
 async def test_keys_of_two_accounts_are_apart(store: Store) -> None:
     await asked(store, "1", "k", "alice")
     await asked(store, "2", "k", "bob")

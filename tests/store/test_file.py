@@ -20,7 +20,7 @@ from sqlite_utils import Database, Migrations
 
 from settled import limits
 from settled.amounts import Quantity
-from settled.errors import ConfigError, StoreBroken, StoreHeld
+from settled.errors import ConfigError, StoreBroken, StoreBusy, StoreFull, StoreHeld
 from settled.store import copies, file, lock
 from settled.store.sql import schema
 from settled.store.sqlite import open_sqlite
@@ -51,6 +51,14 @@ async def test_a_missing_file_is_made_only_when_asked_to(path: Path) -> None:
     assert "no database at" in await refused(path, create=False)
     assert "directory does not exist" in await refused(path.parent / "no" / "x.db")
     await make(path)
+
+
+def test_an_empty_file_is_made_where_there_is_none(path: Path) -> None:
+    path.write_bytes(b"content")
+    file.create_empty(path)
+    assert path.read_bytes() == b"content"
+    with pytest.raises(ConfigError, match="cannot create /sys/x.db: .*must be writable"):
+        file.create_empty(Path("/sys/x.db"))
 
 
 async def test_only_its_owner_can_read_what_is_made(path: Path) -> None:
@@ -247,6 +255,36 @@ async def test_a_migration_that_fails_leaves_the_file_as_it_was(
         assert (await store.account("alice")).requested == 5
 
 
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (sqlite3.SQLITE_FULL, StoreFull),
+        (sqlite3.SQLITE_BUSY, StoreBusy),
+        (sqlite3.SQLITE_IOERR, ConfigError),
+    ],
+)
+async def test_a_backup_or_a_change_that_fails_has_its_own_remedy(
+    path: Path, code: int, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = sqlite3.OperationalError("it failed")
+    error.sqlite_errorcode = code
+
+    def fail(*_arguments: object) -> None:
+        raise error
+
+    await make(path)
+    assert not list(path.parent.glob("*.backup")), "of a file with nothing in it"
+    with_one_more(monkeypatch)
+    for step in ("copies.leave", "file.MIGRATIONS.apply"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"settled.store.{step}", fail)
+            with pytest.raises(kind) as caught:
+                file.migrate(path)
+        assert type(caught.value) is kind
+        assert caught.value.__cause__ is error
+        assert not list(path.parent.glob("*.backup")), "each try would leave another"
+
+
 async def test_without_a_backup_nothing_is_changed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,7 +424,8 @@ async def test_readers_cannot_write_and_are_as_many_as_the_limit(path: Path) -> 
     async with open_sqlite(path, exclusive=False) as beside:
         assert beside._readers._idle == [], "a command opens what it needs"
         assert (await beside.account("alice")).id == "alice"
-        assert len(beside._readers._idle) == 1
+        (opened,) = beside._readers._idle
+        assert opened.execute("PRAGMA query_only").fetchone() == (1,)
 
 
 def test_the_lock_is_waited_for_as_long_as_a_command_may_hold_it(path: Path) -> None:

@@ -1,7 +1,8 @@
 """What a restored backup holds back, and how the operator releases it."""
 
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -112,6 +113,8 @@ async def test_that_it_is_held_is_said_before_any_daemon_has_looked(machine: Mac
     async with machine.open("first") as first:
         await owe(first, 10, "k1")
         await first.open_account("idle", setup=False)
+        await owe(first, 3, "k2", "gone")
+        await first.close_account("gone")
         machine.back_up("first", "copy")
         assert (await first.account("alice")).waiting is None
     async with machine.open("copy") as restored:
@@ -119,6 +122,7 @@ async def test_that_it_is_held_is_said_before_any_daemon_has_looked(machine: Mac
         assert waiting is not None
         assert waiting.startswith(HELD)
         assert (await restored.account("idle")).waiting is None
+        assert (await restored.account("gone")).waiting == "the account is closed"
         assert not await begun(restored)
         assert (await restored.account("alice")).waiting == waiting
 
@@ -172,6 +176,7 @@ async def test_what_was_paid_since_is_taken_off_the_queue(store: SqliteStore) ->
     assert (account.queued, account.settled) == (Decimal("2.5"), Decimal("7.5"))
     (recorded,) = await store.settlements(account_id="alice")
     assert (recorded.state, recorded.settled) == ("settled", Decimal("7.5"))
+    assert (recorded.failures, recorded.created_ms) == (0, START_MS)
     assert recorded.reason == "paid since the backup that was restored, by the operator's word"
     assert await begun(store)
 
@@ -243,6 +248,33 @@ async def test_what_was_paid_to_a_former_account_of_the_id_is_taken_off_its_queu
         await store.release("alice", Decimal(7))
 
 
+@pytest.mark.parametrize("owed", [0, 1])
+async def test_a_former_account_counts_if_it_owes_the_least(store: SqliteStore, owed: int) -> None:
+    if owed:
+        await owe(store, owed, "k3", "carol")
+    else:
+        await store.open_account("carol", setup=False)
+    await store.close_account("carol")
+    await owe(store, 3, "k4", "carol")
+    await store.release("carol", Decimal(1))
+    by_life = [account for account in await store.accounts() if account.id == "carol"]
+    latest, former = sorted(by_life, key=lambda account: -account.number)
+    assert (former.settled, latest.settled) == (owed, 1 - owed)
+    assert len(await store.settlements(account_id="carol")) == 1
+
+
+async def test_what_is_released_is_due_at_once(machine: Machine) -> None:
+    async with machine.open("first") as first:
+        await owe(first, 10, "k1")
+        assert await begun(first)
+        await first.record_outcome(f"s-alice-{START_MS}", NotSent("no funds", HOUR_MS))
+        machine.back_up("first", "copy")
+    async with machine.open("copy") as restored:
+        assert (await restored.account("alice")).retry_ms == START_MS + HOUR_MS
+        await restored.release("alice", Decimal(0))
+        assert (await restored.account("alice")).retry_ms == 0
+
+
 async def test_while_a_former_account_owes_in_doubt_what_was_paid_cannot_be_counted(
     store: SqliteStore,
 ) -> None:
@@ -282,6 +314,66 @@ async def test_all_released_it_is_a_database_like_any_other(store: SqliteStore) 
     assert await begun(store, "erin")
     await owe(store, 1, "k4", "dave")
     assert await begun(store, "dave")
+
+
+async def test_what_was_released_before_keeps_its_backoff_when_all_is_released(
+    store: SqliteStore,
+) -> None:
+    await store.release("alice", Decimal(0))
+    assert await begun(store)
+    await store.record_outcome(f"s-alice-{START_MS}", NotSent("no funds", HOUR_MS))
+    before = await store.account("alice")
+    assert (before.waiting, before.retry_ms) == ("no funds", START_MS + HOUR_MS)
+    former = await owe(store, 2, "k3", "carol")
+    await store.close_account("carol")
+    await owe(store, 3, "k4", "carol")
+    assert (await store.release_all(nothing_paid=True)).accounts == (("carol", Decimal(3)),)
+    assert await store.account("alice") == before
+    lives = {account.number: account for account in await store.accounts()}
+    assert lives.pop(former).waiting == "the account is closed"
+    assert [life.retry_ms for life in lives.values() if life.id == "carol"] == [0]
+
+
+async def test_of_many_that_are_held_or_in_doubt_the_first_are_named(store: SqliteStore) -> None:
+    for n in range(4):
+        await owe(store, n + 1, f"k{n}", f"held-{n}")
+    said = r"held: alice .10., held-0 .1., held-1 .2., \.\.\.; release each"
+    with pytest.raises(NotResolvable, match=said):
+        await store.release_all()
+    await store.release("alice", Decimal(10))
+    await store.release("held-0", Decimal(0))
+    assert await begun(store, "held-0")
+    said = r"held: held-1 .2., held-2 .3., held-3 .4.; release each"
+    with pytest.raises(NotResolvable, match=said):
+        await store.release_all()
+    for n in range(1, 4):
+        await store.release(f"held-{n}", Decimal(0))
+        assert await begun(store, f"held-{n}")
+    with pytest.raises(NotResolvable, match="account bob: a payment is still in doubt"):
+        await store.release_all()
+
+
+async def test_backups_of_former_versions_are_known_by_these_marks(machine: Machine) -> None:
+    async with machine.open("first") as first:
+        await owe(first, 10, "k1")
+        machine.back_up("first", "copy")
+
+    def marks() -> dict[str, int]:
+        with closing(sqlite3.connect(machine.directory / "copy")) as conn:
+            return dict(conn.execute("SELECT name, value FROM counters WHERE name <> 'key_tick'"))
+
+    steady_ms = marks()["backup_steady_ms"]
+    taken = {"backup_ms": START_MS, "backup_steady_ms": steady_ms}
+    assert marks() == {**taken, "backup_unused": 1}
+    async with machine.open("copy") as restored:
+        await restored.release("alice", Decimal(0))
+        await restored.age_keys()
+    assert marks() == {**taken, "released 1": 1}
+    machine.clock.ms += HOUR_MS
+    machine.back_up("copy", "second")
+    (machine.directory / "second").replace(machine.directory / "copy")
+    since = {"backup_ms 1": START_MS + HOUR_MS}
+    assert marks() == {**taken, **since, "backup_unused": 1}
 
 
 async def test_a_daemon_hears_of_it(store: SqliteStore, machine: Machine) -> None:

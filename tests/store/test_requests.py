@@ -1,0 +1,129 @@
+"""All the requests of one transaction together come to the same as one after the other."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from settled import limits
+from settled.amounts import Quantity
+from settled.errors import AccountNotFound, InvalidAmount, KeyReused, SettledError
+from settled.store.memory import MemoryStore
+from settled.store.records import Account, Queued
+from settled.store.sql.ledger import Tx
+from settled.store.sql.requests import Request, queue_settlements
+from settled.store.sqlite import SqliteStore, open_sqlite
+
+REQUESTS = st.builds(
+    Request,
+    st.sampled_from(["alice", "bob", "closed", "nobody"]),
+    st.builds(Quantity, st.sampled_from(["0", "1", "10", "100", "9" * 1024]), st.integers(0, 3)),
+    st.sampled_from(["k1", "k2", "k3", "k4"]),
+)
+
+
+async def prepared(store: SqliteStore | MemoryStore) -> None:
+    for account_id in ("alice", "bob", "closed"):
+        await store.open_account(account_id, setup=False)
+    await store.close_account("closed")
+
+
+async def one_by_one(batch: list[Request]) -> tuple[list[object], list[Account]]:
+    store = MemoryStore()
+    await prepared(store)
+    results: list[object] = []
+    for request in batch:
+        try:
+            results.append(await store.queue_settlement(*request))
+        except SettledError as error:
+            results.append(error)
+    return results, await store.accounts()
+
+
+async def together(path: Path, batches: list[list[Request]]) -> tuple[list[object], list[Account]]:
+    async with open_sqlite(path, exclusive=True, create=True) as store:
+        await prepared(store)
+        results: list[object] = []
+        for batch in batches:
+            results += await store._writer.write(partial(_queue, batch))
+        assert await store.audit() == []
+        return results, await store.accounts()
+
+
+def _queue(batch: list[Request], tx: Tx) -> list[Queued | SettledError]:
+    return queue_settlements(tx, batch)
+
+
+def told(results: list[object]) -> list[object]:
+    return [r if isinstance(r, Queued) else type(r) for r in results]
+
+
+def books(accounts: list[Account]) -> list[object]:
+    return [(a.number, a.id, a.state, a.requested, a.queued, a.retry_ms) for a in accounts]
+
+
+@settings(max_examples=40, deadline=None)
+@given(batch=st.lists(REQUESTS, min_size=1, max_size=30), cut=st.integers(0, 30))
+def test_a_batch_comes_to_the_same_as_its_requests_one_by_one(
+    batch: list[Request], cut: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("batch") / "s.db"
+    expected, accounts = trio.run(one_by_one, batch)
+    found, kept = trio.run(together, path, [b for b in (batch[:cut], batch[cut:]) if b])
+    assert told(found) == told(expected)
+    assert books(kept) == books(accounts)
+
+
+async def test_refusals_leave_the_others_of_their_batch(tmp_path: Path) -> None:
+    one, two = Quantity("1", 0), Quantity("2", 0)
+    batch = [
+        Request("alice", one, "k"),
+        Request("alice", two, "k"),
+        Request("nobody", one, "k"),
+        Request("alice", Quantity("0", 0), "z"),
+        Request("alice", Quantity("10", 1), "k"),
+        Request("bob", two, "k"),
+    ]
+    results, accounts = await together(tmp_path / "s.db", [batch])
+    assert results[0] == Queued(1, one, replayed=False)
+    assert [type(result) for result in results[1:4]] == [
+        KeyReused,
+        AccountNotFound,
+        InvalidAmount,
+    ]
+    assert results[4] == Queued(1, one, replayed=True)
+    assert results[5] == Queued(2, two, replayed=False)
+    assert {account.id: account.queued for account in accounts} == {
+        "alice": 1,
+        "bob": 2,
+        "closed": 0,
+    }
+
+
+async def test_a_key_is_renewed_by_a_use_in_the_second_half_of_its_life_only(
+    tmp_path: Path,
+) -> None:
+    request = Request("alice", Quantity("1", 0), "k")
+    async with open_sqlite(tmp_path / "s.db", exclusive=True, create=True) as store:
+        await prepared(store)
+
+        async def use_at(tick: int) -> int:
+            def run(tx: Tx) -> int:
+                tx.conn.execute("UPDATE counters SET value = ? WHERE name = 'key_tick'", (tick,))
+                (result,) = queue_settlements(tx, [request])
+                assert isinstance(result, Queued)
+                (found,) = tx.conn.execute("SELECT tick FROM idempotency_keys").fetchone()
+                return int(found)
+
+            return await store._writer.write(run)
+
+        half = limits.KEY_LIFE_TICKS // 2
+        assert [await use_at(t) for t in (5, 5 + half - 1, 5 + half, 6 + half)] == [
+            5,
+            5,
+            5 + half,
+            5 + half,
+        ]
