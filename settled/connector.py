@@ -38,6 +38,10 @@ class Connector:
         self._deliveries = trio.CapacityLimiter(limits.DELIVERIES_MAX)
         self._messages = trio.CapacityLimiter(limits.MESSAGES_MAX)
 
+    async def keep_connections(self) -> None:
+        """Keep connections for the next credits, until cancelled; else each has one of its own."""
+        await self._server.keep_connections()
+
     async def deliver(self, credit: Credit) -> DeliveryOutcome:
         """Tell the connector of an incoming settlement, once, and say how that went.
 
@@ -58,6 +62,7 @@ class Connector:
                     "Accept": "application/json, */*",
                 },
                 timeout_s=limits.CONNECTOR_TIMEOUT_S,
+                repeatable=True,
             )
         except NotReached as error:
             return NotDelivered(
@@ -84,6 +89,7 @@ class Connector:
                 body,
                 headers={"Content-Type": "application/octet-stream", "Accept": "*/*"},
                 timeout_s=limits.MESSAGE_TIMEOUT_S,
+                repeatable=False,
             )
         except Exception as error:
             raise MessageFailed(
@@ -109,23 +115,30 @@ class Connector:
         *,
         headers: dict[str, str],
         timeout_s: float,
+        repeatable: bool,
     ) -> tuple[int, bytes | None]:
         """Return the status and the body: ``None`` if it broke off, was slow or is too long.
 
         What happens to the body does not change what the status said.
         """
+        exchange, reply = None, None
         async with places:
-            deadline = trio.current_time() + timeout_s
-            with trio.fail_at(deadline):
-                exchange = await self._server.post(
-                    path, body, headers, body_bytes_max=limits.CONNECTOR_REPLY_BYTES_MAX
-                )
             try:
-                with trio.move_on_at(deadline):
-                    return exchange.status, await exchange.body()
-                return exchange.status, None
+                with trio.move_on_after(timeout_s):
+                    exchange = await self._server.post(
+                        path,
+                        body,
+                        headers,
+                        body_bytes_max=limits.CONNECTOR_REPLY_BYTES_MAX,
+                        repeatable=repeatable,
+                    )
+                    reply = await exchange.body()
             finally:
-                await exchange.aclose()
+                if exchange is not None:
+                    await exchange.aclose()
+        if exchange is None:
+            raise trio.TooSlowError
+        return exchange.status, reply
 
 
 def _text(error: Exception) -> str:

@@ -98,17 +98,18 @@ async def serve(
         ):
             core = Core(store, engine, connector.deliver, tasks, settle_timeout_s=settle_timeout_s)
             services.attach(core)
+            tasks.start_soon(connector.keep_connections)
             operations = Operations(store, core, engine)
             server = _Server(listen, (certfile, keyfile), grace_s, short_lane=short_lane)
             url = await server.start(tasks, operations)
             core.start()
             log.info("serving", url=url, connector=connector.shown_url)
             yield Daemon(url, operations, services)
-            await _drain(server, core, grace_s)
-            tasks.cancel_scope.cancel()
+            await _drain(server, core, tasks, grace_s)
 
 
-async def _drain(server: "_Server", core: Core, grace_s: float) -> None:
+async def _drain(server: "_Server", core: Core, tasks: trio.Nursery, grace_s: float) -> None:
+    """Let what is under way end, for a while; then end all tasks."""
     log.info("draining", grace_s=grace_s)
     with trio.move_on_after(grace_s) as grace:
         # At the same time: a client who dawdles must not let new payments begin meanwhile.
@@ -116,6 +117,7 @@ async def _drain(server: "_Server", core: Core, grace_s: float) -> None:
             nursery.start_soon(server.stop)
             nursery.start_soon(core.drain)
     log.info("stopped", drained=not grace.cancelled_caught)
+    tasks.cancel_scope.cancel()
 
 
 class _EngineTasks:

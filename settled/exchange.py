@@ -1,17 +1,18 @@
-"""One HTTP/1.1 request on a connection of its own, with every phase of it in sight.
+"""One HTTP/1.1 request, with every phase of it in sight.
 
 Money hangs on whether a request may have been seen: what fails before the first byte of it was sent
-is told apart from all that fails later. A connection carries one request, since on one that is used
-again a late second answer to the request before would pass for the answer to this one. Whatever
-happens, also at every cancellation, the connection is closed in the end.
+is told apart from all that fails later. Whatever happens, also at every cancellation, the
+connection is closed in the end; only after an ordinary answer it may be kept for another request,
+if the caller says so: see ``settled.kept``. An answer that is anything but ordinary is h11's to
+understand, on a connection that is then closed.
 """
 
 import base64
 import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -20,11 +21,19 @@ import h11
 import trio
 
 from settled import limits
+from settled.answers import Ordinary, ordinary
 from settled.errors import ConfigError
+from settled.kept import Kept
 from settled.text import describe_error, one_line
 
 _PORTS: Final = {"http": 80, "https": 443}
 _RECEIVE_BYTES: Final = 16 * 1024
+
+_PATH: Final = re.compile(r"[\x21-\x7e]+")
+_VALUE: Final = re.compile(r"[\x20-\x7e]*")
+
+# All that h11 must know of ours to understand an answer.
+_REQUEST: Final = h11.Request(method="POST", target="/", headers=[("Host", "any")])
 
 
 class NotReached(Exception):
@@ -57,40 +66,70 @@ class Server:
         self._headers = {
             "Host": parts.netloc.rpartition("@")[2],
             "Accept-Encoding": "identity",
-            "Connection": "close",
             **_authorization(parts),
         }
+        self._kept = Kept()
         shown_host = f"[{self._host}]" if ":" in self._host else self._host
         self.shown_url = f"{parts.scheme}://{shown_host}:{parts.port or ''}".rstrip(":")
 
+    async def keep_connections(self) -> None:
+        """Keep connections for requests that may take them, until cancelled."""
+        await self._kept.run()
+
     async def post(
-        self, path: str, body: bytes, headers: Mapping[str, str], *, body_bytes_max: int
+        self,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        body_bytes_max: int,
+        repeatable: bool,
     ) -> "Exchange":
         """Send a request and return it when the status of its answer is there.
 
         The caller closes the exchange.
+
+        Args:
+            path: where to, after the path of the server's URL.
+            body: what to send.
+            headers: those that this request has besides the server's own.
+            body_bytes_max: how much of the answer's body is read.
+            repeatable: it is sent again if it fails, so it may take a connection that was kept,
+                which the server may be closing just now.
 
         Raises:
             NotReached: when nothing was sent.
             BrokenOff: when something was sent, but the answer is none.
         """
         try:
-            all_headers = {**self._headers, **headers, "Content-Length": str(len(body))}
-            request = h11.Request(
-                method="POST", target=self._path + path, headers=list(all_headers.items())
-            )
-            stream = await self._connect()
+            request = self._request(path, body, headers, keep=repeatable)
+            stream = await self._kept.take() if repeatable else None
+            if stream is None:
+                stream = await self._connect()
         except Exception as error:
             raise NotReached(_reason(error)) from error
-        exchange = Exchange(stream, body_bytes_max)
+        exchange = Exchange(stream, body_bytes_max, self._kept if repeatable else None)
         try:
-            await exchange.send(request, body)
+            await exchange.send(request)
         except BaseException as error:
             await exchange.aclose()
             if isinstance(error, Exception):
                 raise BrokenOff(_reason(error)) from error
             raise
         return exchange
+
+    def _request(self, path: str, body: bytes, headers: Mapping[str, str], *, keep: bool) -> bytes:
+        target, lines = self._path + path, {**self._headers, **headers}
+        if not _PATH.fullmatch(target):
+            raise ValueError(f"{target!r} cannot be a path")
+        for name, value in lines.items():
+            if not _VALUE.fullmatch(value):
+                raise ValueError(f"the header {name} cannot be sent")
+        lines["Content-Length"] = str(len(body))
+        if not keep:
+            lines["Connection"] = "close"
+        head = "".join([f"{name}: {value}\r\n" for name, value in lines.items()])
+        return f"POST {target} HTTP/1.1\r\n{head}\r\n".encode() + body
 
     async def _connect(self) -> trio.abc.Stream:
         with trio.fail_after(limits.CONNECTOR_CONNECT_TIMEOUT_S):
@@ -137,25 +176,37 @@ def _is_address(host: str) -> bool:
 
 
 class Exchange:
-    """A request that was sent; ``status`` is that of the answer.
+    """A request that is sent; ``status`` is that of the answer.
 
     Args:
         stream: the connection.
         body_bytes_max: how much of the answer's body may be read.
+        kept: where a connection goes that may carry another request.
     """
 
-    def __init__(self, stream: trio.abc.Stream, body_bytes_max: int) -> None:
+    def __init__(self, stream: trio.abc.Stream, body_bytes_max: int, kept: Kept | None) -> None:
         self._stream = stream
         self._body_bytes_max = body_bytes_max
-        self._http = h11.Connection(h11.CLIENT, limits.HEADERS_BYTES_MAX)
+        self._kept = kept
+        self._answer: Ordinary | None = None
+        self._reusable = False
         self.status = 0
 
-    async def send(self, request: h11.Request, body: bytes) -> None:
+    async def send(self, request: bytes) -> None:
         """Send the request, and wait for the status of its answer."""
-        events = (request, h11.Data(data=body), h11.EndOfMessage())
-        sent = b"".join(self._http.send(event) or b"" for event in events)
-        with suppress(trio.BrokenResourceError):  # it may have answered before it hung up
-            await self._stream.send_all(sent)
+        try:
+            await self._stream.send_all(request)
+        except trio.BrokenResourceError:  # it may have answered before it hung up
+            self._kept = None
+        received = bytes(await self._stream.receive_some(_RECEIVE_BYTES))
+        self._answer = ordinary(received)
+        if self._answer is not None:
+            self.status = self._answer.status
+            return
+        self._http = h11.Connection(h11.CLIENT, limits.HEADERS_BYTES_MAX)
+        self._http.send(_REQUEST)
+        self._http.send(h11.EndOfMessage())
+        self._http.receive_data(received)
         while not self.status:
             match await self._next_event():
                 case (
@@ -170,8 +221,10 @@ class Exchange:
 
     async def body(self) -> bytes | None:
         """Return the answer's body; ``None`` if it breaks off or is too long."""
-        body = bytearray()
         try:
+            if self._answer is not None:
+                return await self._ordinary_body(self._answer)
+            body = bytearray()
             while isinstance(event := await self._next_event(), h11.Data):
                 body += event.data
                 if len(body) > self._body_bytes_max:
@@ -180,14 +233,30 @@ class Exchange:
             return None
         return bytes(body)
 
+    async def _ordinary_body(self, answer: Ordinary) -> bytes | None:
+        body = answer.body
+        if answer.length > self._body_bytes_max:
+            return None
+        while len(body) < answer.length:
+            more = await self._stream.receive_some(_RECEIVE_BYTES)
+            if not more:
+                return None
+            body += more
+        # Not with more behind it: that would pass for the answer to the next request.
+        self._reusable = answer.keeps and len(body) == answer.length
+        return body[: answer.length]
+
     async def _next_event(self) -> object:
         while (event := self._http.next_event()) is h11.NEED_DATA:
             self._http.receive_data(bytes(await self._stream.receive_some(_RECEIVE_BYTES)))
         return event
 
     async def aclose(self) -> None:
-        """Close the connection, also when cancelled, and without a farewell to wait for."""
-        await trio.aclose_forcefully(self._stream)
+        """Close the connection, also when cancelled, or keep it if all is well with it."""
+        if self._kept is not None and self._reusable:
+            await self._kept.put(self._stream)
+        else:
+            await trio.aclose_forcefully(self._stream)
 
 
 def _authorization(parts: SplitResult) -> dict[str, str]:

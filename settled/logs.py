@@ -8,6 +8,7 @@ a line or drive a terminal.
 import logging
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any, Final, TextIO
 
 import structlog
@@ -33,18 +34,22 @@ def set_up_logs(log_format: str = "auto", stream: TextIO | None = None) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    rendering: list[Processor] = [
+        structlog.processors.format_exc_info,
+        *(_console(stream) if console else _json()),
+    ]
+    lines = _Lines(stream)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=lambda *_names: lines,
         cache_logger_on_first_use=False,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[_library_message, *shared],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
-            *(_console(stream) if console else _json()),
+            *rendering,
         ],
     )
     handler = logging.StreamHandler(stream)
@@ -54,6 +59,24 @@ def set_up_logs(log_format: str = "auto", stream: TextIO | None = None) -> None:
     root.setLevel(logging.INFO)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class _Lines:
+    """Where our own events go: there is one for each credit, and ``logging`` is slow.
+
+    As there, a log that cannot be written is no reason to stop.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def info(self, line: str) -> None:
+        """Write the line, and a line's end."""
+        with suppress(OSError, ValueError):
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    warning = error = critical = info
 
 
 def _console(stream: TextIO) -> list[Processor]:

@@ -42,6 +42,7 @@ class Incoming:
         self._sending: defaultdict[int, set[int]] = defaultdict(set)  # by account, the credits
         self._taken = 0  # places of deliveries, those in the making included
         self._waiting: dict[int, None] = {}  # accounts that found no free place, in their order
+        self._full: set[int] = set()  # accounts with as many deliveries as one may have
         self._ended = trio.Event()
         self.scheduler = Scheduler(self._advance, tasks_max=limits.DELIVERIES_MAX)
 
@@ -50,6 +51,7 @@ class Incoming:
         sending = frozenset(self._sending.get(account, ()))
         places = limits.DELIVERIES_PER_ACCOUNT_MAX - len(sending)
         if places <= 0:
+            self._full.add(account)
             return None  # the end of a delivery wakes the account
         places = min(places, limits.DELIVERIES_MAX - self._taken)
         if places <= 0:
@@ -70,8 +72,9 @@ class Incoming:
         return step.delay_ms
 
     async def _send(self, credit: Credit) -> None:
+        done = False
         try:
-            await self._deliver_once(credit)
+            done = await self._deliver_once(credit)
         except StoreBroken:
             raise
         except Exception:
@@ -83,7 +86,9 @@ class Incoming:
         if not sending:
             del self._sending[credit.account]
         self._ended.set()
-        self.scheduler.wake(credit.account)
+        if not done or credit.account in self._full:
+            self._full.discard(credit.account)
+            self.scheduler.wake(credit.account)
         self._give_back(1)
 
     def _give_back(self, places: int) -> None:
@@ -92,7 +97,8 @@ class Incoming:
             del self._waiting[waiting]
             self.scheduler.wake(waiting)
 
-    async def _deliver_once(self, credit: Credit) -> None:
+    async def _deliver_once(self, credit: Credit) -> bool:
+        """Deliver the credit and record how that went; return whether it is acknowledged."""
         outcome = await self._deliver(credit)
         delay_ms = retry_delay_ms(credit.attempts - 1)
         match outcome:
@@ -105,6 +111,7 @@ class Incoming:
                 outcome = replace(outcome, retry_delay_ms=delay_ms)
                 _log(credit).warning("credit_ambiguous", reason=reason, retry_in_ms=delay_ms)
         await patiently(lambda: self._store.record_delivery(credit, outcome))
+        return isinstance(outcome, Delivered)
 
     async def drain(self) -> None:
         """Start no more deliveries, and wait for those under way."""

@@ -17,6 +17,7 @@ from settled.store.readers import Readers
 from settled.store.records import (
     Account,
     AccountState,
+    AddCredit,
     Change,
     Credit,
     CreditState,
@@ -38,6 +39,7 @@ from settled.store.records import (
 from settled.store.sql import (
     accounts,
     audit,
+    deliveries,
     incoming,
     outgoing,
     reads,
@@ -160,9 +162,8 @@ class SqliteStore:
     # --- outgoing ---
 
     async def queue_settlement(self, account_id: str, quantity: Quantity, key: str) -> Queued:
-        request = requests.Request(account_id, quantity, key)
-        queued: Queued = await self._writer.write_together(requests.queue_settlements, request)
-        return queued
+        item = requests.Request(account_id, quantity, key)
+        return await self._writer.write_together(requests.queue_settlements, item)
 
     async def is_requested(self, account_id: str, key: str) -> bool:
         return await self._read(lambda conn: requests.is_requested(conn, account_id, key))
@@ -207,17 +208,17 @@ class SqliteStore:
     async def settlement(self, settlement_id: str) -> Settlement:
         return await self._read(lambda conn: outgoing.find_settlement(conn, settlement_id))
 
-    # --- incoming ---
+    # --- incoming, and the engine's state ---
 
     async def next_deliveries(
         self, account: int, limit: int, *, sending: Collection[int] = ()
     ) -> NextDeliveries:
-        return await self._writer.write(
-            lambda tx: incoming.next_deliveries(tx, account, limit, sending)
-        )
+        look = deliveries.Look(account, limit, sending)
+        return await self._writer.write_together(deliveries.next_deliveries, look)
 
     async def record_delivery(self, credit: Credit, outcome: DeliveryOutcome) -> None:
-        await self._writer.write(lambda tx: incoming.record_delivery(tx, credit, outcome))
+        sent = deliveries.Sent(credit, outcome)
+        await self._writer.write_together(deliveries.record_deliveries, sent)
 
     async def retry_credit(self, credit_id: str) -> Credit:
         return await self._writer.write(lambda tx: incoming.retry_credit(tx, credit_id))
@@ -238,9 +239,9 @@ class SqliteStore:
     async def credit(self, credit_id: str) -> Credit:
         return await self._read(lambda conn: incoming.find_credit(conn, credit_id))
 
-    # --- the engine's state ---
-
     async def commit(self, changes: Sequence[Change]) -> list[int | None]:
+        if len(changes) == 1 and isinstance(changes[0], AddCredit):
+            return [await self._writer.write_together(deliveries.add_credits, changes[0])]
         return await self._writer.write(lambda tx: state.commit(tx, changes))
 
     async def get_state(self, account_id: str | None, key: str) -> bytes | None:

@@ -23,6 +23,7 @@ from settled.store.clock import Uptime
 from settled.store.sql.ledger import Tx
 from settled.text import describe_error
 
+_I = TypeVar("_I")
 _T = TypeVar("_T")
 
 # Faults that SQLite rolls back cleanly and that pass: the caller may try again.
@@ -95,7 +96,9 @@ class Writer:
         """
         return cast(_T, await self._enter(_Job(run, trio.lowlevel.current_task())))
 
-    async def write_together(self, run: Together, item: object) -> Any:
+    async def write_together(
+        self, run: Callable[[Tx, Sequence[_I]], Sequence[_T | SettledError]], item: _I
+    ) -> _T:
         """Have ``run`` write ``item``, with those of all others who wait; otherwise like ``write``.
 
         Args:
@@ -103,7 +106,7 @@ class Writer:
                 for one that is refused and has written nothing.
             item: what is to be written.
         """
-        return await self._enter(_Item(run, item, trio.lowlevel.current_task()))
+        return cast(_T, await self._enter(_Item(run, item, trio.lowlevel.current_task())))
 
     async def _enter(self, job: _Job | _Item) -> Any:
         await trio.lowlevel.checkpoint_if_cancelled()

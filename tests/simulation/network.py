@@ -137,7 +137,13 @@ class Transport(Server):
         self._serve = serve
 
     async def post(
-        self, path: str, body: bytes, headers: Mapping[str, str], *, body_bytes_max: int
+        self,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        body_bytes_max: int,
+        repeatable: bool,
     ) -> Exchange:
         request = httpx2.Request("POST", f"http://connector{path}", content=body, headers=headers)
         try:

@@ -9,7 +9,7 @@ import pytest
 
 from settled.core.outgoing import Outgoing
 from settled.store.records import Delivered, NotSent, SettlementOutcome
-from settled.store.sql import incoming
+from settled.store.sql import deliveries, incoming
 from tests.simulation.run import simulate
 
 # Each of them found a flaw once, of the program or of the simulation.
@@ -56,17 +56,17 @@ def test_it_notices_a_program_that_pays_again_by_guess(monkeypatch: pytest.Monke
 def test_it_notices_a_program_that_takes_no_answer_for_an_acknowledgement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    record = incoming.record_delivery
+    record = deliveries.record_deliveries
 
-    def believe(tx: Any, credit: Any, outcome: Any) -> None:
-        record(tx, credit, Delivered())
+    def believe(tx: Any, sent: Any) -> list[None]:
+        return record(tx, [one._replace(outcome=Delivered()) for one in sent])
 
-    monkeypatch.setattr(incoming, "record_delivery", believe)
+    monkeypatch.setattr(deliveries, "record_deliveries", believe)
     assert "taken by the connector" in str(simulate(1).failure)
 
 
 def test_it_notices_a_program_that_sends_what_the_connector_has_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(incoming, "_is_too_old", lambda credit, steady: False)
+    monkeypatch.setattr(incoming, "is_too_old", lambda credit, steady: False)
     assert "took effect twice" in str(simulate(3).failure)

@@ -1,23 +1,17 @@
-"""Credits, and their delivery to the connector."""
+"""Credits, one at a time; ``deliveries`` has what many of them do at once."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from sqlite3 import Connection
 from typing import Any, Final
 
 from settled import limits
-from settled.amounts import checked, to_text
 from settled.errors import (
-    AccountNotFound,
-    InvalidAmount,
     NotFound,
     NotResolvable,
-    SettlementConflict,
 )
-from settled.ids import check_settlement_id, credit_key
 from settled.store.records import (
-    AddCredit,
     Bucket,
     Credit,
     Delivered,
@@ -28,13 +22,12 @@ from settled.store.records import (
 from settled.store.sql.ledger import (
     NEVER_MS,
     Tx,
-    find_latest,
     load,
     nearer,
     shortened,
     wait_ms,
 )
-from settled.store.sql.restored import unclear_since
+from settled.store.sql.moves import as_json
 from settled.store.sql.steady import steady_ms
 
 CREDITS: Final = """
@@ -76,57 +69,9 @@ def find_credit(conn: Connection, credit_id: str) -> Credit:
     return credit_record(row)
 
 
-def add_credit(tx: Tx, change: AddCredit) -> int | None:
-    """Record an incoming settlement; return its account's number, ``None`` if it is known."""
-    amount = checked(change.amount)
-    settlement_id = check_settlement_id(change.settlement_id)
-    if not amount:
-        raise InvalidAmount(f"account {change.account_id}: a credit of zero says nothing")
-    known = tx.conn.execute(
-        "SELECT amount FROM credits WHERE account_id = ? AND settlement_id = ?",
-        (change.account_id, settlement_id),
-    ).fetchone()
-    if known is not None:
-        if Decimal(known[0]) != amount:
-            raise SettlementConflict(
-                f"account {change.account_id}: settlement {settlement_id!r} was credited with "
-                f"{known[0]} before and cannot be {to_text(amount)} now"
-            )
-        return None
-    account = find_latest(tx.conn, change.account_id)
-    if account is None:
-        raise AccountNotFound(change.account_id)
-    key = credit_key(change.account_id, settlement_id)
-    tx.conn.execute(
-        "INSERT INTO credits (id, account, account_id, settlement_id, amount, state, reason, "
-        "ambiguous_ms, ambiguous_steady_ms, created_ms, updated_ms) "
-        "VALUES (?, ?, ?, ?, ?, 'undelivered', ?, ?, ?, ?, ?)",
-        (
-            key,
-            account.number,
-            change.account_id,
-            settlement_id,
-            to_text(amount),
-            *unclear_since(tx.conn),  # found again after a restore, it may have been delivered
-            tx.now_ms,
-            tx.now_ms,
-        ),
-    )
-    account.move(tx, "received", "undelivered", amount, key)
-    account.save(tx)
-    tx.touch(account.number)
-    return account.number
-
-
 def next_deliveries(tx: Tx, number: int, limit: int, sending: Collection[int]) -> NextDeliveries:
-    """See ``IncomingStore.next_deliveries``."""
-    # A time beyond the longest delay was written by a clock that has gone back since.
-    farthest_ms = nearer(NEVER_MS, tx.now_ms)
-    tx.conn.execute(
-        "UPDATE credits SET retry_ms = ? "
-        "WHERE account = ? AND state = 'undelivered' AND retry_ms > ?",
-        (farthest_ms, number, farthest_ms),
-    )
+    """See ``IncomingStore.next_deliveries``; of one account, with all that may be found there."""
+    bring_nearer(tx, [number])
     steady = steady_ms(tx)
     due: list[Credit] = []
     too_old: list[Credit] = []
@@ -141,7 +86,7 @@ def next_deliveries(tx: Tx, number: int, limit: int, sending: Collection[int]) -
         delay_ms = wait_ms(credit.retry_ms, tx.now_ms)
         if delay_ms > 0 or len(due) == limit:
             break
-        (too_old if _is_too_old(credit, steady) else due).append(credit)
+        (too_old if is_too_old(credit, steady) else due).append(credit)
         delay_ms = None
     rows.close()
     return NextDeliveries(
@@ -151,7 +96,17 @@ def next_deliveries(tx: Tx, number: int, limit: int, sending: Collection[int]) -
     )
 
 
-def _is_too_old(credit: Credit, steady: int) -> bool:
+def bring_nearer(tx: Tx, accounts: Sequence[int]) -> None:
+    """Mend times beyond the longest delay: a clock that has gone back since has written them."""
+    farthest_ms = nearer(NEVER_MS, tx.now_ms)
+    tx.conn.execute(
+        "UPDATE credits SET retry_ms = ?1 WHERE state = 'undelivered' AND retry_ms > ?1 "
+        "AND account IN (SELECT value FROM json_each(?2))",
+        (farthest_ms, as_json(accounts)),
+    )
+
+
+def is_too_old(credit: Credit, steady: int) -> bool:
     """Return whether the connector may have seen the credit's key and forgotten it."""
     since = credit.ambiguous_steady_ms
     return since is not None and steady - since >= limits.AMBIGUOUS_AGE_MAX_MS

@@ -4,23 +4,27 @@ from collections.abc import Sequence
 from sqlite3 import Connection
 
 from settled import limits
+from settled.errors import SettledError
 from settled.store.records import AddCredit, Change, SetState
-from settled.store.sql.incoming import add_credit
+from settled.store.sql.deliveries import add_credits
 from settled.store.sql.ledger import Tx
 
 
 def commit(tx: Tx, changes: Sequence[Change]) -> list[int | None]:
     """See ``StateStore.commit``."""
-    return [_make(tx, change) for change in changes]
-
-
-def _make(tx: Tx, change: Change) -> int | None:
-    match change:
-        case AddCredit():
-            return add_credit(tx, change)
-        case SetState():
+    credits_ = [change for change in changes if isinstance(change, AddCredit)]
+    numbers = iter(add_credits(tx, credits_))
+    results: list[int | None] = []
+    for change in changes:
+        if isinstance(change, SetState):
             _set(tx, change)
-            return None
+            results.append(None)
+            continue
+        number = next(numbers)
+        if isinstance(number, SettledError):
+            raise number
+        results.append(number)
+    return results
 
 
 def _set(tx: Tx, change: SetState) -> None:

@@ -1,0 +1,97 @@
+"""Connections that have carried a request and may carry another: how long they rest, and when.
+
+The danger is a second answer that comes late: it would pass for the answer to the next request,
+and acknowledge a credit that was never taken. HTTP/1.1 has nothing by which to tell. So a
+connection is kept only after a clear, ordinary answer with nothing behind it; it rests before it is
+used again, those that have rested longest first; and anything that comes meanwhile, the end of it
+included, is the end of it. The fewer rest, the longer: a quarter of a second at little load, less
+only where hundreds are sent a second.
+
+What remains is a second answer of success that comes after so long, and after the next request was
+sent. No HTTP server sends one: it would have to answer one request twice. Every other client that
+keeps connections trusts it in this, too, most of them without any rest.
+"""
+
+import math
+import select
+from collections import deque
+from contextlib import suppress
+
+import trio
+
+from settled import limits
+
+
+class Kept:
+    """The connections to one server that rest; none are kept but while ``run`` runs."""
+
+    def __init__(self) -> None:
+        self._resting: deque[tuple[float, trio.abc.Stream]] = deque()  # since when, oldest first
+        self._running = False
+        self._changed = trio.Event()
+
+    async def run(self) -> None:
+        """Keep connections until cancelled, none for so long that the server ends it itself."""
+        self._running = True
+        try:
+            while True:
+                self._changed = trio.Event()
+                if not self._resting:
+                    await self._changed.wait()
+                    continue
+                await trio.sleep_until(self._resting[0][0] + limits.CONNECTION_KEPT_S)
+                await self._close_until(trio.current_time() - limits.CONNECTION_KEPT_S)
+        finally:
+            self._running = False
+            with trio.CancelScope(shield=True):  # closing does not wait
+                await self._close_until(math.inf)
+
+    async def put(self, stream: trio.abc.Stream) -> None:
+        """Have a connection rest that nothing is to come on, or close it."""
+        if not self._running or len(self._resting) >= limits.CONNECTIONS_KEPT_MAX:
+            await trio.aclose_forcefully(stream)
+            return
+        self._resting.append((trio.current_time(), stream))
+        self._changed.set()
+
+    async def take(self) -> trio.abc.Stream | None:
+        """Return a connection that has rested and was silent all the time, if there is one."""
+        while self._resting and trio.current_time() >= self._resting[0][0] + self._rest_s():
+            _, stream = self._resting.popleft()
+            if await _is_silent(stream):
+                return stream
+            await trio.aclose_forcefully(stream)
+        return None
+
+    def _rest_s(self) -> float:
+        share = 1 - len(self._resting) / limits.CONNECTIONS_KEPT_MAX
+        return max(limits.CONNECTION_REST_MAX_S * share, limits.CONNECTION_REST_MIN_S)
+
+    async def _close_until(self, since: float) -> None:
+        """Close those that have rested since then, or longer."""
+        while self._resting and self._resting[0][0] <= since:
+            await trio.aclose_forcefully(self._resting.popleft()[1])
+
+
+async def _is_silent(stream: trio.abc.Stream) -> bool:
+    """Return whether nothing has come, not even an end; the caller sends at once then."""
+    poll = select.poll()
+    poll.register(_tcp(stream).socket.fileno(), select.POLLIN)
+    if poll.poll(0):
+        return False
+    if isinstance(stream, trio.SSLStream):
+        # What has come may have been taken from the socket, and not yet deciphered.
+        try:
+            with suppress(trio.BrokenResourceError), trio.move_on_after(limits.TLS_LOOK_S) as look:
+                await stream.receive_some(1)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return look.cancelled_caught
+    return True
+
+
+def _tcp(stream: trio.abc.Stream) -> trio.SocketStream:
+    tcp = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    assert isinstance(tcp, trio.SocketStream)  # noqa: S101 - there is no other
+    return tcp

@@ -1,0 +1,202 @@
+"""What becomes of credits on the way to the connector, of all that a transaction has at once.
+
+Ordinary credits take a few statements however many they are: see ``settled.store.sql.requests`` for
+why. Those that need more thought, each in its own way, are left to ``settled.store.sql.incoming``.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Final, NamedTuple
+
+from settled.amounts import checked, to_text
+from settled.errors import AccountNotFound, InvalidAmount, SettledError, SettlementConflict
+from settled.ids import check_settlement_id, credit_key
+from settled.store.records import (
+    AddCredit,
+    Credit,
+    Delivered,
+    DeliveryOutcome,
+    NextDeliveries,
+)
+from settled.store.sql import incoming
+from settled.store.sql.ledger import Tx, wait_ms
+from settled.store.sql.moves import Moves, as_json, select
+from settled.store.sql.restored import unclear_since
+from settled.store.sql.steady import steady_ms
+
+_KNOWN: Final = (
+    "SELECT json_group_array(json_array(c.account_id, c.settlement_id, c.amount)) "
+    "FROM json_each(?) AS asked CROSS JOIN credits AS c "
+    "ON c.account_id = asked.value ->> 0 AND c.settlement_id = asked.value ->> 1"
+)
+_LATEST: Final = (
+    "SELECT json_group_array(json_array(asked.value, "
+    "(SELECT max(number) FROM accounts WHERE id = asked.value))) FROM json_each(?) AS asked"
+)
+_ADD: Final = (
+    "INSERT INTO credits (id, account, account_id, settlement_id, amount, state, reason, "
+    "ambiguous_ms, ambiguous_steady_ms, created_ms, updated_ms) "
+    "SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, 'undelivered', "
+    "?2, ?3, ?4, ?5, ?5 FROM json_each(?1)"
+)
+_NEXT: Final = (
+    "SELECT json_group_array(json_array(c.number, c.id, c.account, c.account_id, c.settlement_id, "
+    "c.amount, c.state, c.reason, c.attempts, c.ambiguous_ms, c.ambiguous_steady_ms, c.retry_ms, "
+    "c.created_ms, c.updated_ms)) FROM json_each(?) AS asked CROSS JOIN credits AS c "
+    "ON c.number IN (SELECT number FROM credits WHERE account = asked.value "
+    "AND state = 'undelivered' ORDER BY retry_ms, number LIMIT ?)"
+)
+_HAND_OUT: Final = (
+    "UPDATE credits SET attempts = attempts + 1, updated_ms = ?, "
+    "ambiguous_ms = ifnull(ambiguous_ms, ?), ambiguous_steady_ms = ifnull(ambiguous_steady_ms, ?) "
+    "WHERE number IN (SELECT value FROM json_each(?))"
+)
+_SENT: Final = (
+    "SELECT json_group_array(json_array(c.id, c.number, c.account, c.amount, c.state)) "
+    "FROM json_each(?) AS asked CROSS JOIN credits AS c ON c.id = asked.value"
+)
+_CREDITED: Final = (
+    "UPDATE credits SET state = 'credited', reason = NULL, updated_ms = ? "
+    "WHERE number IN (SELECT value FROM json_each(?))"
+)
+
+
+class Look(NamedTuple):
+    """A look for an account's credits that are due; see ``IncomingStore.next_deliveries``."""
+
+    account: int
+    limit: int
+    sending: Collection[int]
+
+
+class Sent(NamedTuple):
+    """What became of a delivery; see ``IncomingStore.record_delivery``."""
+
+    credit: Credit
+    outcome: DeliveryOutcome
+
+
+def add_credits(tx: Tx, changes: Sequence[AddCredit]) -> list[int | SettledError | None]:
+    """Record incoming settlements, each once; return their accounts' numbers.
+
+    ``None`` stands for one that is known. One that is refused leaves the others as they are.
+    """
+    amounts = [_amount(change) for change in changes]
+    sound = [
+        change
+        for change, amount in zip(changes, amounts, strict=True)
+        if isinstance(amount, Decimal)
+    ]
+    asked = as_json([(change.account_id, change.settlement_id) for change in sound])
+    known = {
+        (account_id, settlement_id): Decimal(amount)
+        for account_id, settlement_id, amount in select(tx, _KNOWN, asked)
+    }
+    ids = as_json(sorted({change.account_id for change in sound}))
+    accounts: dict[str, int | None] = dict(select(tx, _LATEST, ids))
+    moves = Moves(tx, [number for number in accounts.values() if number is not None])
+    added: list[tuple[object, ...]] = []
+    results: list[int | SettledError | None] = []
+    for change, amount in zip(changes, amounts, strict=True):
+        if isinstance(amount, SettledError):
+            results.append(amount)
+            continue
+        first = known.get((change.account_id, change.settlement_id))
+        number = accounts.get(change.account_id)
+        if first is not None:
+            results.append(None if first == amount else _conflict(change, first, amount))
+            continue
+        if number is None:
+            results.append(AccountNotFound(change.account_id))
+            continue
+        known[change.account_id, change.settlement_id] = amount
+        key = credit_key(change.account_id, change.settlement_id)
+        added.append((key, number, change.account_id, change.settlement_id, to_text(amount)))
+        moves.move(number, "received", "undelivered", amount, key)
+        results.append(number)
+    if added:
+        # Found again after a restore, it may have been delivered.
+        tx.conn.execute(_ADD, (as_json(added), *unclear_since(tx.conn), tx.now_ms))
+        moves.write()
+        for number in {number for number in results if isinstance(number, int)}:
+            tx.touch(number)
+    return results
+
+
+def _amount(change: AddCredit) -> Decimal | SettledError:
+    """Return the amount of a credit, or what is wrong with the credit by itself."""
+    try:
+        amount = checked(change.amount)
+        check_settlement_id(change.settlement_id)
+    except SettledError as error:
+        return error
+    if not amount:
+        return InvalidAmount(f"account {change.account_id}: a credit of zero says nothing")
+    return amount
+
+
+def _conflict(change: AddCredit, first: Decimal, amount: Decimal) -> SettlementConflict:
+    return SettlementConflict(
+        f"account {change.account_id}: settlement {change.settlement_id!r} was credited with "
+        f"{to_text(first)} before and cannot be {to_text(amount)} now"
+    )
+
+
+def next_deliveries(tx: Tx, looks: Sequence[Look]) -> list[NextDeliveries]:
+    """See ``IncomingStore.next_deliveries``; what each look finds, in their order."""
+    numbers = list(dict.fromkeys(look.account for look in looks))
+    incoming.bring_nearer(tx, numbers)
+    steady = steady_ms(tx)
+    rows_max = max(look.limit + len(look.sending) for look in looks) + 1
+    waiting: dict[int, list[Credit]] = {number: [] for number in numbers}
+    for row in select(tx, _NEXT, as_json(numbers), rows_max):
+        credit = incoming.credit_record(row)
+        waiting[credit.account].append(credit)
+    results: list[NextDeliveries | None] = []
+    for look in looks:
+        # Two looks for one account at once would find the same.
+        credits_ = waiting.pop(look.account, None)
+        results.append(None if credits_ is None else _due(tx, look, credits_, steady))
+    handed_out = [credit.number for step in results if step is not None for credit in step.credits]
+    if handed_out:
+        tx.conn.execute(_HAND_OUT, (tx.now_ms, tx.now_ms, steady, as_json(handed_out)))
+    return [
+        incoming.next_deliveries(tx, *look) if step is None else step
+        for look, step in zip(looks, results, strict=True)
+    ]
+
+
+def _due(tx: Tx, look: Look, credits_: list[Credit], steady: int) -> NextDeliveries | None:
+    """Return what is due, as it will be handed out; ``None`` if there is one to be parked."""
+    due: list[Credit] = []
+    for credit in sorted(credits_, key=lambda credit: (credit.retry_ms, credit.number)):
+        if credit.number in look.sending:
+            continue
+        delay_ms = wait_ms(credit.retry_ms, tx.now_ms)
+        if delay_ms > 0 or len(due) == look.limit:
+            return NextDeliveries(tuple(due), delay_ms)
+        if incoming.is_too_old(credit, steady):
+            return None
+        due.append(replace(credit, attempts=credit.attempts + 1, updated_ms=tx.now_ms))
+    return NextDeliveries(tuple(due), None)
+
+
+def record_deliveries(tx: Tx, deliveries: Sequence[Sent]) -> list[None]:
+    """See ``IncomingStore.record_delivery``."""
+    ids = {sent.credit.id for sent in deliveries if isinstance(sent.outcome, Delivered)}
+    found = select(tx, _SENT, as_json(sorted(ids)))
+    # One that is parked, or not there, is somewhat less than ordinary.
+    found = [row for row in found if row[4] == "undelivered"]
+    moves = Moves(tx, [account for _, _, account, _, _ in found])
+    for credit_id, _, account, amount, _ in found:
+        moves.move(account, "undelivered", "credited", Decimal(amount), credit_id)
+    moves.write()
+    if found:
+        numbers = as_json([number for _, number, _, _, _ in found])
+        tx.conn.execute(_CREDITED, (tx.now_ms, numbers))
+    done = {credit_id for credit_id, *_ in found}
+    for credit, outcome in deliveries:
+        if credit.id not in done:
+            incoming.record_delivery(tx, credit, outcome)
+    return [None for _ in deliveries]
