@@ -12,7 +12,7 @@ from settled import limits
 from settled.amounts import Quantity
 from settled.errors import AccountNotFound, InvalidAmount, KeyReused, SettledError
 from settled.store.memory import MemoryStore
-from settled.store.records import Account, Queued
+from settled.store.records import Account, NotSent, Queued, Unknown
 from settled.store.sql.ledger import Tx
 from settled.store.sql.requests import Request, queue_settlements
 from settled.store.sqlite import SqliteStore, open_sqlite
@@ -126,4 +126,45 @@ async def test_a_key_is_renewed_by_a_use_in_the_second_half_of_its_life_only(
             5,
             5 + half,
             5 + half,
+        ]
+
+
+async def test_a_request_makes_its_account_due_but_does_not_hasten_a_retry(tmp_path: Path) -> None:
+    one = Quantity("1", 0)
+    async with open_sqlite(tmp_path / "s.db", exclusive=True, create=True) as store:
+        for account_id in ("fresh", "failing", "doubtful"):
+            number = (await store.open_account(account_id, setup=False)).number
+            if account_id != "fresh":
+                await store.queue_settlement(account_id, one, "k1")
+                await store.next_settlement(number, account_id, asset_scale=None)
+        failing = await store.record_outcome("failing", NotSent("no funds", 3_600_000))
+        doubtful = await store.record_outcome("doubtful", Unknown("who knows", 3_600_000))
+        before = {account.id: account for account in await store.accounts()}
+        for account_id in before:
+            await store.queue_settlement(account_id, one, "k2")
+        after = {account.id: account for account in await store.accounts()}
+        assert (failing.state, doubtful.state) == ("not_sent", "unknown")
+        assert (after["fresh"].retry_ms, after["fresh"].waiting) == (0, None)
+        assert before["failing"].retry_ms and before["failing"].waiting == "no funds"
+        for account_id, what in (("failing", "no funds"), ("doubtful", "who knows")):
+            assert after[account_id].waiting == what
+            assert after[account_id].queued == before[account_id].queued + 1
+        assert after["failing"].retry_ms == before["failing"].retry_ms
+        assert after["doubtful"].retry_ms == 0
+
+
+async def test_the_journal_says_under_which_key_something_was_asked_for(tmp_path: Path) -> None:
+    async with open_sqlite(tmp_path / "s.db", exclusive=True, create=True) as store:
+        await prepared(store)
+        for account_id, key in (("alice", "k1"), ("bob", "k2"), ("alice", "k3")):
+            await store.queue_settlement(account_id, Quantity("7", 1), key)
+        journal = await store._writer.write(
+            lambda tx: tx.conn.execute(
+                "SELECT account, source, target, amount, ref FROM journal ORDER BY seq"
+            ).fetchall()
+        )
+        assert journal == [
+            (1, "requested", "queued", "0.7", "k1"),
+            (2, "requested", "queued", "0.7", "k2"),
+            (1, "requested", "queued", "0.7", "k3"),
         ]

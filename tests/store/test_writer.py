@@ -69,3 +69,58 @@ async def test_a_writing_thread_that_fails_breaks_the_store_and_hangs_nobody(
 
 def _nothing(tx: Tx) -> None:
     pass
+
+
+async def test_a_failure_in_the_work_of_one_leaves_the_rest_of_its_batch(tmp_path: Path) -> None:
+    async with open_sqlite(tmp_path / "s.db", exclusive=True, create=True) as store:
+        done: list[str] = []
+
+        async def write(name: str) -> None:
+            await store._writer.write(lambda tx: _open(tx, name))
+            done.append(name)
+
+        async def fail(what: Exception) -> None:
+            def run(tx: Tx) -> None:
+                _open(tx, "never")
+                raise what
+
+            with pytest.raises(type(what)):
+                await store._writer.write(run)
+
+        async with trio.open_nursery() as nursery:
+            for name in ("a", "b"):
+                nursery.start_soon(write, name)
+            nursery.start_soon(fail, ZeroDivisionError())
+            nursery.start_soon(fail, sqlite3.IntegrityError())
+            for name in ("c", "d"):
+                nursery.start_soon(write, name)
+        assert sorted(account.id for account in await store.accounts()) == sorted(done)
+        assert sorted(done) == ["a", "b", "c", "d"]
+
+
+async def test_a_closed_store_takes_no_work(tmp_path: Path) -> None:
+    async with open_sqlite(tmp_path / "s.db", exclusive=True, create=True) as store:
+        pass
+    with pytest.raises(trio.ClosedResourceError):
+        await store._writer.write(_nothing)
+
+
+async def test_what_a_commit_is_followed_by_may_break_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_sqlite(tmp_path / "s.db", exclusive=True, create=True) as store:
+        await store.open_account("alice", setup=False)
+
+        def gone(_: sqlite3.Connection) -> None:
+            raise StoreBroken("the file is gone")
+
+        monkeypatch.setattr(store._writer, "_committed", gone)
+        for _ in range(2):
+            with pytest.raises(StoreBroken, match="^the file is gone$"):
+                await store.queue_settlement("alice", Quantity("1", 0), "k")
+
+
+def _open(tx: Tx, name: str) -> None:
+    tx.conn.execute(
+        "INSERT INTO accounts (id, retry_ms, opened_ms) VALUES (?, 0, ?)", (name, tx.now_ms)
+    )
