@@ -145,7 +145,8 @@ async def test_a_request_makes_its_account_due_but_does_not_hasten_a_retry(tmp_p
         after = {account.id: account for account in await store.accounts()}
         assert (failing.state, doubtful.state) == ("not_sent", "unknown")
         assert (after["fresh"].retry_ms, after["fresh"].waiting) == (0, None)
-        assert before["failing"].retry_ms and before["failing"].waiting == "no funds"
+        assert before["failing"].retry_ms
+        assert before["failing"].waiting == "no funds"
         for account_id, what in (("failing", "no funds"), ("doubtful", "who knows")):
             assert after[account_id].waiting == what
             assert after[account_id].queued == before[account_id].queued + 1
