@@ -38,6 +38,7 @@ SPEAKING_MAX: Final = 256  # connections that have sent something
 REQUESTS_BYTES_MAX: Final = 10 * 1024 * 1024  # of all requests under way
 REQUEST_BYTES: Final = 32 * 1024  # what one takes up before its body
 CONNECTION_UNCUT_S: Final = 0.1  # a newcomer has this long to speak before he makes room
+NEWCOMERS_AT_ONCE: Final = 8  # who have sent a whole request
 LINE_PATIENCE: Final = 3  # rounds of all other work for each one of the line
 LINE_PAUSE_MAX_S: Final = 0.02
 FULL_POLL_S: Final = 0.01

@@ -147,6 +147,7 @@ class ShortLane:
         self._context = context
         self._answering = self._answered = False
         self._idle_since = trio.current_time()
+        self._left = b""
 
     async def serve(self) -> bytes:
         """Answer ordinary requests, in their order.
@@ -154,12 +155,17 @@ class ShortLane:
         Returns what was read and is for Hypercorn to answer; nothing when the connection is over.
         """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._stop_reading)
-            said = await self._serve()
-            nursery.cancel_scope.cancel()
-        return said
+            # A task of its own: whatever it awaits costs more, the deeper it stands.
+            nursery.start_soon(self._serve, nursery.cancel_scope)
+            await self._stop_reading()
+        return self._left
 
-    async def _serve(self) -> bytes:
+    async def _serve(self, lane: trio.CancelScope) -> None:
+        """Answer requests until one is not for the lane; leave what was read, and end the lane."""
+        self._left = await self._answer()
+        lane.cancel()
+
+    async def _answer(self) -> bytes:
         said = await self._receive()
         while said:
             try:
@@ -174,7 +180,17 @@ class ShortLane:
                 continue
             self._slot.request_whole()
             self._answering = True
-            answer = _encoded(await self._settled(request))
+            answer = _encoded(
+                await handlers.answered(
+                    handlers.post_settlement(
+                        self._operations,
+                        request.account_id,
+                        content_type=request.content_type,
+                        keys=request.keys,
+                        body=request.body,
+                    )
+                )
+            )
             self._answering, self._answered = False, True
             self._slot.answer_begun()
             self._idle_since = self._slot.waiting_since
@@ -186,29 +202,18 @@ class ShortLane:
                 await self._slot.turn()
         return b""
 
-    async def _settled(self, request: Request) -> Reply:
-        return await handlers.answered(
-            handlers.post_settlement(
-                self._operations,
-                request.account_id,
-                content_type=request.content_type,
-                keys=request.keys,
-                body=request.body,
-            )
-        )
-
     async def _receive(self) -> bytes:
         """Wait for a client to go on; nothing when it does not."""
         try:
             if not self._plain:
                 return bytes(await self._stream.receive_some(limits.READ_BYTES_MAX))
-            # A stream of trio would first look for what has not come yet, and take as long again.
+            # While others have their turn, a busy client sends its next request.
+            await trio.lowlevel.checkpoint()
             while True:
-                await trio.lowlevel.wait_readable(self._sock)
                 try:
                     return os.read(self._sock.fileno(), limits.READ_BYTES_MAX)
                 except BlockingIOError:
-                    continue
+                    await trio.lowlevel.wait_readable(self._sock)
         except _GONE:
             return b""
 

@@ -11,8 +11,26 @@ import re
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
+from errno import (
+    ECONNABORTED,
+    ECONNRESET,
+    EHOSTDOWN,
+    EHOSTUNREACH,
+    EMFILE,
+    ENETDOWN,
+    ENETUNREACH,
+    ENFILE,
+    ENOBUFS,
+    ENOMEM,
+    ENONET,
+    ENOPROTOOPT,
+    EOPNOTSUPP,
+    EPERM,
+    EPROTO,
+    ETIMEDOUT,
+)
 from socket import MSG_PEEK, socket
+from ssl import SSLContext
 from typing import Any, Final
 
 import structlog
@@ -34,6 +52,12 @@ log = structlog.get_logger()
 
 # What accept(2) fails with when the machine or the process is short of something.
 _SHORTAGES: Final = {EMFILE, ENFILE, ENOBUFS, ENOMEM}
+
+# What it fails with, on Linux, when a client has gone before, or the network fails him.
+_PASSING: Final = {
+    *(EPERM, ECONNABORTED, ECONNRESET, EPROTO, ENOPROTOOPT, EOPNOTSUPP, ETIMEDOUT),
+    *(ENETDOWN, ENETUNREACH, EHOSTDOWN, EHOSTUNREACH, ENONET),
+}
 
 _CONTENT_LENGTH: Final = re.compile(rb"\ncontent-length: *([0-9]{1,5})\r?$", re.IGNORECASE | re.M)
 
@@ -75,14 +99,11 @@ async def serve_http(
     """
     with sock:
         tls = tls_context(certfile, keyfile)
-        tcp_listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-        listener: trio.abc.Listener[Any] = tcp_listener
-        if tls is not None:
-            listener = trio.SSLListener(tcp_listener, tls, https_compatible=True)
+        sock.setblocking(False)
         async with trio.open_nursery() as connections:
             server = _Server(app, operations, connections)
             async with trio.open_nursery() as accepting:
-                accepting.start_soon(server.accept, listener)
+                accepting.start_soon(server.accept, sock, tls)
                 task_status.started()
                 await shutdown()
                 accepting.cancel_scope.cancel()
@@ -103,21 +124,29 @@ class _Server:
         self._config = _config()
         self._slots = Slots()
 
-    async def accept(self, listener: trio.abc.Listener[Stream]) -> None:
-        """Accept connections, and close the listener when cancelled."""
-        async with listener:
+    async def accept(self, sock: socket, tls: SSLContext | None) -> None:
+        """Accept connections, a few for each round of other work, until cancelled."""
+        with sock:
             while True:
                 await self._slots.room_to_connect()
+                await trio.lowlevel.wait_readable(sock)
                 try:
-                    stream = await listener.accept()
+                    for _ in range(limits.NEWCOMERS_AT_ONCE):
+                        self._begin(_stream(sock.accept()[0], tls))
+                        if self._slots.full:
+                            break
+                except BlockingIOError:
+                    pass
                 except OSError as error:
-                    if error.errno not in _SHORTAGES:
+                    if error.errno in _SHORTAGES:
+                        await self._slots.out_of_descriptors(error)
+                    elif error.errno not in _PASSING:
                         raise
-                    await self._slots.out_of_descriptors(error)
-                else:
-                    scope = trio.CancelScope()
-                    slot = self._slots.take(scope.cancel)
-                    self._nursery.start_soon(self._serve, stream, slot, scope)
+
+    def _begin(self, stream: Stream) -> None:
+        scope = trio.CancelScope()
+        slot = self._slots.take(scope.cancel)
+        self._nursery.start_soon(self._serve, stream, slot, scope)
 
     async def end(self) -> None:
         """Close the connections that are idle; the others end with their last answer."""
@@ -171,6 +200,13 @@ class _Server:
                 raise
             self._nursery.start_soon(_raise, fatal)
             await trio.sleep_forever()
+
+
+def _stream(sock: socket, tls: SSLContext | None) -> Stream:
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+    if tls is None:
+        return stream
+    return trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
 
 
 async def _first_bytes(sock: trio.socket.SocketType) -> bytes:

@@ -10,7 +10,7 @@ that, newcomers wait.
 The processor is shared too. Whoever comes anew, or sends more and is not answered, stands in a line
 with the others who do: of those in the line one is attended to at a time, however many there are.
 An answer is good for a turn out of the line. Newcomers who ask at once, and in full, have a line of
-their own.
+their own, of which a few are attended to in each round of all other work.
 """
 
 import resource
@@ -56,7 +56,10 @@ class Slot:
         """
         self.whole_requests += in_full
         async with self._slots.short_line if in_full else self._slots.line:
-            await _go_slowly()
+            if in_full:  # it costs little more than the answer
+                await trio.lowlevel.checkpoint()
+            else:
+                await _go_slowly()
             await self._slots.room_to_speak()
             self.speaking = True
         self.whole_requests -= in_full
@@ -100,7 +103,7 @@ class Slots:
 
     def __init__(self) -> None:
         self.line = trio.Lock()
-        self.short_line = trio.Lock()
+        self.short_line = trio.Semaphore(limits.NEWCOMERS_AT_ONCE)
         # The rest of the descriptors is for the store, the connector and the ledger.
         descriptors_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._connections_max = min(limits.CONNECTIONS_MAX, descriptors_max * 3 // 4)
@@ -123,9 +126,14 @@ class Slots:
         for slot in [slot for slot in self._slots if not slot.speaking]:
             self._close(slot)
 
+    @property
+    def full(self) -> bool:
+        """Whether as many connections are open as may be."""
+        return len(self._slots) >= self._connections_max
+
     async def room_to_connect(self) -> None:
         """Wait until one more connection may be open."""
-        while len(self._slots) >= self._connections_max:
+        while self.full:
             self._warn("connections_full", open=len(self._slots))
             if not self._close_longest_waiting(self._slots):
                 await trio.sleep(limits.FULL_POLL_S)

@@ -45,6 +45,8 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             conn.execute("PRAGMA foreign_keys = ON")
             if read_only:
                 conn.execute("PRAGMA query_only = ON")
+            else:  # what a statement of many rows may have to undo costs much more in a file
+                conn.execute("PRAGMA temp_store = MEMORY")
         except BaseException:
             conn.close()
             raise
@@ -233,6 +235,7 @@ def migrate(path: Path) -> None:
     """
     backup = None
     with closing(connect(path)) as conn:
+        conn.execute("PRAGMA temp_store = FILE")  # an index of millions of rows is sorted there
         db = Database(conn, execute_plugins=False)
         try:
             if MIGRATIONS.applied(db):

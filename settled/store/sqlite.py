@@ -49,7 +49,7 @@ from settled.store.sql import (
     state,
     upkeep,
 )
-from settled.store.writer import Writer
+from settled.store.writer import Pending, Writer
 
 
 @asynccontextmanager
@@ -161,9 +161,9 @@ class SqliteStore:
 
     # --- outgoing ---
 
-    async def queue_settlement(self, account_id: str, quantity: Quantity, key: str) -> Queued:
+    def queue_settlement(self, account_id: str, quantity: Quantity, key: str) -> Pending[Queued]:
         item = requests.Request(account_id, quantity, key)
-        return await self._writer.write_together(requests.queue_settlements, item)
+        return self._writer.write_together(requests.queue_settlements, item)
 
     async def is_requested(self, account_id: str, key: str) -> bool:
         return await self._read(lambda conn: requests.is_requested(conn, account_id, key))

@@ -9,9 +9,9 @@ the batch has of it at once.
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import outcome
 import trio
@@ -26,6 +26,9 @@ from settled.text import describe_error
 _I = TypeVar("_I")
 _T = TypeVar("_T")
 
+# A coroutine under way is not wrapped in others: each level costs at every wait.
+Pending = Coroutine[Any, Any, _T]
+
 # Faults that SQLite rolls back cleanly and that pass: the caller may try again.
 _PASSING: Final = frozenset(
     {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM}
@@ -39,7 +42,7 @@ Together = Callable[[Tx, Sequence[Any]], Sequence[Any]]
 @dataclass(slots=True, eq=False)
 class _Job:
     run: Callable[[Tx], Any]
-    task: trio.lowlevel.Task
+    task: trio.lowlevel.Task = field(init=False)
     result: outcome.Maybe[Any] = field(init=False)
 
 
@@ -47,7 +50,7 @@ class _Job:
 class _Item:
     run: Together
     item: Any
-    task: trio.lowlevel.Task
+    task: trio.lowlevel.Task = field(init=False)
     result: outcome.Maybe[Any] = field(init=False)
 
 
@@ -85,7 +88,7 @@ class Writer:
         self._thread = threading.Thread(target=self._loop, name="settled-writer", daemon=True)
         self._thread.start()
 
-    async def write(self, run: Callable[[Tx], _T]) -> _T:
+    def write(self, run: Callable[[Tx], _T]) -> Pending[_T]:
         """Run ``run`` in a transaction; return its result once that is synced to disk.
 
         Cancellation is noticed before the work is handed over, never after.
@@ -94,11 +97,11 @@ class Writer:
             StoreBusy: nothing was written; try again later.
             StoreBroken: whether it was written cannot be told; the daemon must stop.
         """
-        return cast(_T, await self._enter(_Job(run, trio.lowlevel.current_task())))
+        return self._enter(_Job(run))
 
-    async def write_together(
+    def write_together(
         self, run: Callable[[Tx, Sequence[_I]], Sequence[_T | SettledError]], item: _I
-    ) -> _T:
+    ) -> Pending[_T]:
         """Have ``run`` write ``item``, with those of all others who wait; otherwise like ``write``.
 
         Args:
@@ -106,11 +109,12 @@ class Writer:
                 for one that is refused and has written nothing.
             item: what is to be written.
         """
-        return cast(_T, await self._enter(_Item(run, item, trio.lowlevel.current_task())))
+        return self._enter(_Item(run, item))
 
     async def _enter(self, job: _Job | _Item) -> Any:
         await trio.lowlevel.checkpoint_if_cancelled()
         self.check()
+        job.task = trio.lowlevel.current_task()
         self._jobs.put(job)
         return await trio.lowlevel.wait_task_rescheduled(_not_cancelled)
 

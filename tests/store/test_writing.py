@@ -386,7 +386,9 @@ def test_a_thread_whose_run_of_trio_is_over_ends_without_noise(path: Path) -> No
 
     async def main() -> Writer:
         writer = Writer(connect(path), wall_ms, uptime, nudge=False)
-        writer._jobs.put(_Job(lambda _tx: go.wait(5), trio.lowlevel.current_task()))
+        job = _Job(lambda _tx: go.wait(5))
+        job.task = trio.lowlevel.current_task()
+        writer._jobs.put(job)
         return writer
 
     writer = trio.run(main)

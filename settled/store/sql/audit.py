@@ -29,9 +29,9 @@ Balance = dict[Bucket, Decimal]
 
 def audit(conn: Connection, progress: Callable[[int, int], None]) -> list[Difference]:
     """See ``Store.audit``. All is read from one snapshot."""
-    if size_bytes(conn) <= _SORTED_IN_MEMORY_BYTES_MAX:
-        # A full disk, or a temporary directory that is read-only, must not stand in the way.
-        conn.execute("PRAGMA temp_store = MEMORY")
+    # A full disk, or a temporary directory that is read-only, must not stand in the way.
+    small = size_bytes(conn) <= _SORTED_IN_MEMORY_BYTES_MAX
+    conn.execute(f"PRAGMA temp_store = {'MEMORY' if small else 'DEFAULT'}")
     conn.execute("BEGIN")
     try:
         found = list(_integrity(conn))
