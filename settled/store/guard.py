@@ -21,7 +21,7 @@ from settled.errors import StoreBroken
 from settled.store import copies, faults, file, soundness
 from settled.store.lock import Hold
 from settled.store.records import Difference
-from settled.store.sql import audit
+from settled.store.sql import audit, reads
 
 _Identity = tuple[int, int]
 
@@ -56,7 +56,7 @@ class Guard:
         self._checked_whole = soundness.is_small(path) or hold.record.suspect
         # By reading, SQLite makes its log, which stays until the last connection is closed.
         try:
-            hold.remember(seq=soundness.last_seq(self._conn), suspect=False)
+            hold.remember(seq=reads.last_seq(self._conn), suspect=False)
             log = file.log_of(path)
             index = log.with_name(log.name.removesuffix("-wal") + "-shm")
             self._files: Final = {name: _identity(name) for name in (path.absolute(), log, index)}
@@ -129,12 +129,14 @@ class Guard:
             HELD.discard(self)
             self._conn.close()
 
-    def committed(self, conn: sqlite3.Connection) -> None:
-        """See to it that what was committed is where the next start looks, and remember it."""
+    def committed(self, seq: int) -> None:
+        """See to it that what was committed is where the next start looks, and remember it.
+
+        Args:
+            seq: the number of the journal's last entry.
+        """
         self.check()
-        # The commit stands whatever comes of this: the number only serves to notice a loss.
-        with suppress(sqlite3.Error):
-            self._hold.remember(seq=soundness.last_seq(conn))
+        self._hold.remember(seq=seq)
 
     async def look_over(self) -> list[Difference]:
         """Read all of the database beside other work; return which books are wrong.

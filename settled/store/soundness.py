@@ -236,7 +236,7 @@ def _check_progress(path: Path, conn: sqlite3.Connection, record: Record) -> Non
     That one was put there by the operator, and pays nothing before he has released it. Once a
     daemon has run on it, it must lose nothing either.
     """
-    reached = last_seq(conn)
+    reached = reads.last_seq(conn)
     if record.seq is not None and reached < record.seq and not restored.is_unused(conn):
         raise _fell_behind(path, record.seq, f"has {reached}")
 
@@ -254,7 +254,7 @@ def _use_backup(path: Path, hold: Hold) -> None:
         with closing(looking.connect(path)) as conn:
             if not restored.is_unused(conn):
                 return
-            seq = last_seq(conn)
+            seq = reads.last_seq(conn)
         # First, as a number beyond what the file has would be taken for a loss.
         hold.start_over(path, seq)
         with closing(file.connect(path)) as conn:
@@ -266,12 +266,6 @@ def _use_backup(path: Path, hold: Hold) -> None:
         raise faults.unusable(path, error) from error
     if busy:
         raise StoreBusy(f"{path} is a restored backup in use by a command: start when that is done")
-
-
-def last_seq(conn: sqlite3.Connection) -> int:
-    """Return the number of the journal's last entry; 0 if it has none."""
-    (seq,) = conn.execute("SELECT max(seq) FROM journal").fetchone()
-    return int(seq or 0)
 
 
 def _fell_behind(path: Path, seq: int, found: str) -> SettledError:

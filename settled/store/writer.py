@@ -21,6 +21,7 @@ from settled.errors import SettledError, StoreBroken, StoreBusy, StoreFull
 from settled.store import faults
 from settled.store.clock import Uptime
 from settled.store.sql.ledger import Tx
+from settled.store.sql.reads import last_seq
 from settled.text import describe_error
 
 _I = TypeVar("_I")
@@ -63,8 +64,9 @@ class Writer:
         now_ms: the wall clock, in milliseconds.
         uptime: how long the machine is up.
         nudge: whether another process must be told of what is written.
-        committed: called in the thread after each commit, before anybody is told of it; it may
-            raise ``StoreBroken`` when what was written is not where it must be.
+        committed: called in the thread after each commit, before anybody is told of it, with the
+            number of the journal's last entry; it may raise ``StoreBroken`` when what was written
+            is not where it must be.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Writer:
         uptime: Callable[[], Uptime],
         *,
         nudge: bool,
-        committed: Callable[[sqlite3.Connection], None] | None = None,
+        committed: Callable[[int], None] | None = None,
     ) -> None:
         self._conn = conn
         self._now_ms = now_ms
@@ -192,12 +194,13 @@ class Writer:
                     self._run(tx, job)
             for run, items in together.items():
                 _run_together(tx, run, items)
+            seq = 0 if self._committed is None else last_seq(self._conn)
         except Exception as error:
             self._roll_back()
             if alone:
                 self._fail(jobs, error)
             return alone
-        return self._sync(jobs, alone=alone)
+        return self._sync(jobs, seq, alone=alone)
 
     def _run(self, tx: Tx, job: _Job) -> None:
         before = self._conn.total_changes
@@ -209,7 +212,7 @@ class Writer:
                 raise
             job.result = outcome.Error(error)
 
-    def _sync(self, jobs: Sequence[_Job | _Item], *, alone: bool) -> bool:
+    def _sync(self, jobs: Sequence[_Job | _Item], seq: int, *, alone: bool) -> bool:
         try:
             self._conn.execute("COMMIT")
         except sqlite3.Error as error:
@@ -227,7 +230,7 @@ class Writer:
             return False
         try:
             if self._committed is not None:
-                self._committed(self._conn)
+                self._committed(seq)
         except StoreBroken as error:
             self.stop(error)
             self._fail(jobs, error)

@@ -76,10 +76,12 @@ async def test_the_answer_comes_after_the_commit(
     order = []
     sync = writer_module.Writer._sync
 
-    def slow_sync(writer: writer_module.Writer, jobs: Sequence[Any], *, alone: bool) -> bool:
+    def slow_sync(
+        writer: writer_module.Writer, jobs: Sequence[Any], seq: int, *, alone: bool
+    ) -> bool:
         time.sleep(0.2)
         order.append("committed")
-        return sync(writer, jobs, alone=alone)
+        return sync(writer, jobs, seq, alone=alone)
 
     async with open_sqlite(tmp_path / "s.db", exclusive=True, create=True) as store:
         await store.open_account("alice", setup=False)
@@ -123,7 +125,7 @@ async def test_one_bad_request_of_a_batch_does_not_spoil_the_others(
 ) -> None:
     """A fault half-way through one request undoes that one, and only that one."""
 
-    find = requests._accounts
+    find = requests._find
 
     def fail_for_the_poison(conn: sqlite3.Connection, asked: Sequence[requests.Request]) -> Any:
         if any(request.account_id == "poison" for request in asked):
@@ -131,7 +133,7 @@ async def test_one_bad_request_of_a_batch_does_not_spoil_the_others(
             raise RuntimeError("half-way")
         return find(conn, asked)
 
-    monkeypatch.setattr(requests, "_accounts", fail_for_the_poison)
+    monkeypatch.setattr(requests, "_find", fail_for_the_poison)
     answers: dict[str, object] = {}
 
     async with open_sqlite(tmp_path / "s.db", exclusive=True, create=True) as store:

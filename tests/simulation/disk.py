@@ -109,6 +109,7 @@ class Disk(Writer):
         self.check_alive()
         await trio.lowlevel.checkpoint_if_cancelled()
         self.check()
+        job.task = trio.lowlevel.current_task()
         self._waiting.append(job)
         self._more.set()
         return await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)

@@ -16,6 +16,7 @@ from settled.amounts import Quantity
 from settled.errors import ConfigError, SettledError, StoreBroken, StoreFull
 from settled.store import copies, file, lock, soundness
 from settled.store.guard import HELD, Guard
+from settled.store.sql import reads
 from settled.store.sqlite import open_sqlite
 
 GONE = "was deleted, renamed or replaced"
@@ -210,14 +211,18 @@ def test_a_look_is_tried_five_times_within_half_a_second(
 def test_how_far_the_journal_has_come_is_remembered(made: Path) -> None:
     with guarding(made) as guard:
         assert lock.remembered(made).seq == 1, "from the start"
-        with closing(file.connect(made)) as conn:
-            conn.execute("INSERT INTO journal SELECT 2, 0, 1, 'requested', 'queued', '1', 'k2'")
-            guard.committed(conn)
+        guard.committed(2)
         assert lock.remembered(made).seq == 2
-        guard.committed(conn)  # closed: the commit stands all the same
         made.unlink()
         with pytest.raises(StoreBroken, match=GONE):
-            guard.committed(conn)
+            guard.committed(3)
+
+
+async def test_how_far_the_journal_has_come_is_remembered_at_each_commit(made: Path) -> None:
+    async with open_sqlite(made, exclusive=True) as store:
+        for n in range(2, 5):
+            await store.queue_settlement("alice", Quantity("1", 0), f"key {n}")
+            assert lock.remembered(made).seq == n
 
 
 def suspected(path: Path) -> None:
@@ -309,7 +314,7 @@ async def test_a_start_that_cannot_read_says_why(
         raise raised
 
     with lock.held(made) as hold, closing(file.connect(made)):
-        monkeypatch.setattr(soundness, "last_seq", fail)
+        monkeypatch.setattr(reads, "last_seq", fail)
         with pytest.raises(kind, match=said):
             Guard(made, hold)
     assert not HELD

@@ -116,3 +116,9 @@ def size_bytes(conn: Connection) -> int:
     (pages,) = conn.execute("PRAGMA page_count").fetchone()
     (page_bytes,) = conn.execute("PRAGMA page_size").fetchone()
     return int(pages) * int(page_bytes)
+
+
+def last_seq(conn: Connection) -> int:
+    """Return the number of the journal's last entry; 0 if it has none."""
+    (seq,) = conn.execute("SELECT max(seq) FROM journal").fetchone()
+    return int(seq or 0)

@@ -19,17 +19,16 @@ from settled.store.records import Queued
 from settled.store.sql.ledger import Tx
 
 # Each of them takes its rows as one array in JSON.
-_KNOWN: Final = (
-    "SELECT k.account_id, k.key, k.account, k.amount, k.scale, "
-    "(SELECT value FROM counters WHERE name = 'key_tick') - k.tick FROM json_each(?) AS asked "
-    "CROSS JOIN idempotency_keys AS k "
-    "ON k.account_id = asked.value ->> 0 AND k.key = asked.value ->> 1"
-)
-_ACCOUNTS: Final = (
-    "SELECT json_group_array(json_array("
+_FIND: Final = (
+    "SELECT json_array((SELECT json_group_array(json_array("
+    "k.account_id, k.key, k.account, k.amount, k.scale, "
+    "(SELECT value FROM counters WHERE name = 'key_tick') - k.tick)) "
+    "FROM json_each(?1) AS asked CROSS JOIN idempotency_keys AS k "
+    "ON k.account_id = asked.value ->> 0 AND k.key = asked.value ->> 1), "
+    "(SELECT json_group_array(json_array("
     "a.id, a.number, a.requested, a.queued, a.waiting, a.retry_ms, a.unknown <> '0')) "
-    "FROM json_each(?) AS asked CROSS JOIN accounts AS a ON a.id = asked.value "
-    "WHERE a.closed_ms IS NULL"
+    "FROM json_each(?2) AS asked CROSS JOIN accounts AS a ON a.id = asked.value "
+    "WHERE a.closed_ms IS NULL))"
 )
 _ADD_KEYS: Final = (
     "INSERT INTO idempotency_keys (account_id, key, account, amount, scale, tick) "
@@ -94,8 +93,7 @@ def queue_settlements(tx: Tx, requests: Sequence[Request]) -> list[Queued | Sett
 
     One that is refused leaves the others as they are.
     """
-    known = _known(tx.conn, requests)
-    accounts = _accounts(tx.conn, requests)
+    known, accounts = _find(tx.conn, requests)
     added: list[tuple[object, ...]] = []
     changed: dict[int, _Account] = {}
     results: list[Queued | SettledError] = []
@@ -136,20 +134,18 @@ def is_requested(conn: Connection, account_id: str, key: str) -> bool:
     return known.fetchone() is not None
 
 
-def _known(conn: Connection, requests: Sequence[Request]) -> dict[tuple[str, str], _Known]:
-    asked = _json([(request.account_id, request.key) for request in requests])
+def _find(
+    conn: Connection, requests: Sequence[Request]
+) -> tuple[dict[tuple[str, str], _Known], dict[str, _Account]]:
+    """Return the keys that are known, and the open accounts that are asked for, by id."""
+    keys = _json([(request.account_id, request.key) for request in requests])
+    ids = _json(list({request.account_id for request in requests}))
+    (found,) = conn.execute(_FIND, (keys, ids)).fetchone()
+    known, accounts = msgspec.json.decode(found)
     return {
         (account_id, key): _Known(account, Quantity(amount, scale), age)
-        for account_id, key, account, amount, scale, age in conn.execute(_KNOWN, (asked,))
-    }
-
-
-def _accounts(conn: Connection, requests: Sequence[Request]) -> dict[str, _Account]:
-    """Return the open accounts that are asked for, by id."""
-    asked = _json(list({request.account_id for request in requests}))
-    (found,) = conn.execute(_ACCOUNTS, (asked,)).fetchone()
-    rows: list[Any] = msgspec.json.decode(found)
-    return {account_id: _Account(row) for account_id, *row in rows}
+        for account_id, key, account, amount, scale, age in known
+    }, {account_id: _Account(row) for account_id, *row in accounts}
 
 
 def _replay(conn: Connection, request: Request, first: _Known) -> Queued | KeyReused:
