@@ -68,7 +68,9 @@ DELIVERIES_PER_ACCOUNT_MAX: Final = 8
 
 # What is done at once.
 SETTLING_ACCOUNTS_MAX: Final = 10_000  # an engine that never returns holds one of these places
-SETTLE_REST_S: Final = 0.25  # of an account between two payments; what comes meanwhile is netted
+SWITCH_INTERVAL_S: Final = 0.0001  # of Python's threads
+PAGES_KEPT_BYTES: Final = 16 * 1024 * 1024  # of the database, by who writes to it
+SETTLE_REST_S: Final = 0.5  # of an account between two payments; what comes meanwhile is netted
 HOOKS_MAX: Final = 100
 EXPEDITE_EVERY_S: Final = 10
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -97,6 +98,8 @@ async def _run(settings: Settings, connect: "Connect") -> None:
             # What is there now stays: looking through it again and again for garbage would hold up
             # every request for 0.1 s at a time.
             gc.freeze()
+            # So often an engine that computes in a thread gives way; a request waits for it twice.
+            sys.setswitchinterval(limits.SWITCH_INTERVAL_S)
             click.echo(
                 f"settled: {settings.engine} listens on {daemon.url}, database {settings.db}"
             )

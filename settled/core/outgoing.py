@@ -84,7 +84,7 @@ class Outgoing:
 
         Many such rests end together, so that what follows them is committed together.
         """
-        together_s = limits.SETTLE_REST_S / 5
+        together_s = limits.SETTLE_REST_S / 10
         with trio.move_on_at(math.ceil((begun_s + limits.SETTLE_REST_S) / together_s) * together_s):
             await self.scheduler.draining.wait()
 

@@ -45,8 +45,10 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             conn.execute("PRAGMA foreign_keys = ON")
             if read_only:
                 conn.execute("PRAGMA query_only = ON")
-            else:  # what a statement of many rows may have to undo costs much more in a file
+            else:
+                # What a statement of many rows may have to undo costs much more in a file.
                 conn.execute("PRAGMA temp_store = MEMORY")
+                conn.execute(f"PRAGMA cache_size = -{limits.PAGES_KEPT_BYTES // 1024}")
         except BaseException:
             conn.close()
             raise
