@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import groupby
 from typing import Final
 
 from benchmarks.figures import Series
@@ -25,15 +24,17 @@ def chart(series: Sequence[Series], titles: Mapping[str, str]) -> str:
     """Return one group of bars for each case, each group on a scale of its own.
 
     Args:
-        series: what to show; those of one case stand together.
+        series: what to show, in any order.
         titles: of the sides; they give each its colour, by their order.
     """
+    cases: dict[tuple[str, str, str], list[Series]] = {}
+    for one in series:
+        cases.setdefault((one.measure, one.case, one.unit), []).append(one)
     parts: list[str] = []
     top = 0
-    for (measure, case, unit), group in groupby(series, lambda s: (s.measure, s.case, s.unit)):
+    for (measure, case, unit), shown in cases.items():
         top += _TITLE
         parts.append(_text(0, top - 10, f"{measure}, {case} ({unit})", "t"))
-        shown = list(group)
         longest = max(s.median for s in shown) or 1
         for one in shown:
             parts += _bar(one, top, longest, titles)

@@ -21,7 +21,7 @@ def describe() -> dict[str, str]:
     found = {
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "memory": _memory(),
-        "kernel": f"{platform.system()} {platform.release()}",
+        "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
     }

@@ -13,7 +13,7 @@ from benchmarks import __main__ as program
 from benchmarks import books, load, page, report, tools
 from benchmarks.chart import chart
 from benchmarks.errors import BenchmarkError
-from benchmarks.figures import Figures, Limit, Ratio
+from benchmarks.figures import Figures, Limit, Ratio, Series
 from benchmarks.filling import Size, fill, schema_name
 from benchmarks.measures import asking, settlements
 from benchmarks.plan import Plan
@@ -174,6 +174,18 @@ def test_the_page_and_the_chart_show_what_was_found(tmp_path: Path) -> None:
     assert "settled & sons" in texts
     widths = [float(e.get("width", 0)) for e in drawn.iter("{http://www.w3.org/2000/svg}rect")]
     assert widths[0] == pytest.approx(3 * widths[1], rel=0.02)
+
+
+def test_the_sides_of_a_case_stand_together_in_the_chart() -> None:
+    measured = [
+        Series("m", case, side, "requests/s", (1.0,)) for side in ("a", "b") for case in ("1", "32")
+    ]
+    drawn = ElementTree.fromstring(chart(measured, {}))
+    texts = [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts == [
+        *("m, 1 (requests/s)", "a", "1.00", "b", "1.00"),
+        *("m, 32 (requests/s)", "a", "1.00", "b", "1.00"),
+    ]
 
 
 def test_a_chart_of_nothing_is_still_a_chart() -> None:
