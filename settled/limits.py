@@ -96,7 +96,7 @@ FOREIGN_WRITE_POLL_S: Final = 0.05
 DISK_RESERVE_BYTES: Final = 64 * 1024 * 1024  # kept free for what is under way
 DISK_POLL_S: Final = 1.0
 DISK_FULL_PAUSE_S: Final = 10.0  # after a write that found no room, whatever the disk says
-START_CHECK_BYTES_MAX: Final = 32 * 1024 * 1024  # checked whole before a start; more, beside it
+START_CHECK_BYTES_MAX: Final = 16 * 1024 * 1024  # checked whole before a start; more, beside it
 
 # No request of ours is silent for longer: its body, a busy store, and the engine's handler. What is
 # silent for longer is a client that holds an HTTP/2 connection open and asks for nothing.
