@@ -18,6 +18,7 @@ from settled.text import one_line
 
 # RFC 9110, 15.4: after 302 and 303 a client may ask for the result of what it has sent.
 _ELSEWHERE: Final = frozenset({301, 307, 308})
+_UNCLEAR: Final = (408, 409)
 
 
 class Connector:
@@ -45,10 +46,11 @@ class Connector:
     async def deliver(self, credit: Credit) -> DeliveryOutcome:
         """Tell the connector of an incoming settlement, once, and say how that went.
 
-        Any 2xx is an acknowledgement. A 4xx is a clear refusal, but 409: it may stand for a request
-        that was processed before. So is a redirect that says to send the same request elsewhere;
-        the others may follow on a request that was processed. Everything else that happens after
-        the request was sent is ambiguous.
+        Any 2xx is an acknowledgement. A 4xx is a clear refusal, but 409, which may stand for a
+        request that was processed before, and 408, which may have been meant for the connection
+        while it rested (RFC 9110, 15.5.9). So is a redirect that says to send the same request
+        elsewhere; the others may follow on a request that was processed. Everything else that
+        happens after the request was sent is ambiguous.
         """
         quantity = Quantity.of(credit.amount)
         try:
@@ -72,7 +74,7 @@ class Connector:
             return Ambiguous(f"the connector gave no clear answer: {_text(error)}")
         if 200 <= status < 300:
             return Delivered()
-        if status in _ELSEWHERE or (400 <= status < 500 and status != 409):
+        if status in _ELSEWHERE or (400 <= status < 500 and status not in _UNCLEAR):
             return NotDelivered(f"the connector refused it with status {status}: see its log")
         return Ambiguous(f"the connector answered with status {status}: see its log")
 

@@ -33,7 +33,7 @@ LOOP_BLOCKED_S: Final = 1.0  # an engine that keeps the event loop for longer is
 RETRY_AFTER_S: Final = 1
 
 # What all clients may take up together.
-CONNECTIONS_MAX: Final = 1024  # but three quarters of the process's descriptors at most
+CONNECTIONS_MAX: Final = 1024  # but half of the process's descriptors at most
 SPEAKING_MAX: Final = 256  # connections that have sent something
 REQUESTS_BYTES_MAX: Final = 10 * 1024 * 1024  # of all requests under way
 REQUEST_BYTES: Final = 32 * 1024  # what one takes up before its body

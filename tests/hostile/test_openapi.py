@@ -187,7 +187,7 @@ def test_the_page_of_the_api_names_the_limits_of_the_program() -> None:
     for limit in (
         f"| {limits.STREAMS_MAX} |",
         f"| {limits.IDLE_FRAMES_MAX}, and {limits.IDLE_FRAMES_PER_ANSWER} for each answer |",
-        f"| {limits.CONNECTIONS_MAX:,}, or three quarters",
+        f"| {limits.CONNECTIONS_MAX:,}, or half",
         f"| {limits.SPEAKING_MAX} |",
         f"at {limits.REQUEST_BYTES // 1024} KiB each",
         f"| {limits.REQUESTS_BYTES_MAX // 1024**2} MiB |",

@@ -134,7 +134,7 @@ async def test_an_idle_connection_stays_open_while_there_is_room() -> None:
 
 def test_most_descriptors_may_be_taken_but_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "CONNECTIONS_MAX", 10**9)
-    assert Slots()._connections_max == resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
+    assert Slots()._connections_max == resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
 
 async def test_held_bodies_make_room_for_those_that_come_whole(

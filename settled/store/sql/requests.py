@@ -20,15 +20,15 @@ from settled.store.sql.ledger import Tx
 
 # Each of them takes its rows as one array in JSON.
 _FIND: Final = (
-    "SELECT json_array((SELECT json_group_array(json_array("
+    "SELECT json_array(json((SELECT json_group_array(json_array("
     "k.account_id, k.key, k.account, k.amount, k.scale, "
     "(SELECT value FROM counters WHERE name = 'key_tick') - k.tick)) "
     "FROM json_each(?1) AS asked CROSS JOIN idempotency_keys AS k "
-    "ON k.account_id = asked.value ->> 0 AND k.key = asked.value ->> 1), "
-    "(SELECT json_group_array(json_array("
+    "ON k.account_id = asked.value ->> 0 AND k.key = asked.value ->> 1)), "
+    "json((SELECT json_group_array(json_array("
     "a.id, a.number, a.requested, a.queued, a.waiting, a.retry_ms, a.unknown <> '0')) "
     "FROM json_each(?2) AS asked CROSS JOIN accounts AS a ON a.id = asked.value "
-    "WHERE a.closed_ms IS NULL))"
+    "WHERE a.closed_ms IS NULL)))"
 )
 _ADD_KEYS: Final = (
     "INSERT INTO idempotency_keys (account_id, key, account, amount, scale, tick) "
