@@ -14,12 +14,12 @@ from settled.amounts import EXACT, to_text
 from settled.errors import NotFound, SettledError
 from settled.store.sql.ledger import Tx
 
-_Side = Literal["received", "undelivered", "parked", "credited"]
-_SIDES: Final[tuple[_Side, ...]] = ("received", "undelivered", "parked", "credited")
+_Side = Literal["received", "undelivered", "credited"]
+_SIDES: Final[tuple[_Side, ...]] = ("received", "undelivered", "credited")
 
 _LOAD: Final = (
     "SELECT json_group_array(json_array("
-    "a.number, a.received, a.undelivered, a.parked, a.credited)) "
+    "a.number, a.received, a.undelivered, a.credited)) "
     "FROM json_each(?) AS asked CROSS JOIN accounts AS a ON a.number = asked.value"
 )
 _ADD_TO_JOURNAL: Final = (
@@ -28,7 +28,7 @@ _ADD_TO_JOURNAL: Final = (
 )
 _SAVE: Final = (
     "UPDATE accounts SET received = now.value ->> 1, undelivered = now.value ->> 2, "
-    "parked = now.value ->> 3, credited = now.value ->> 4 "
+    "credited = now.value ->> 3 "
     "FROM json_each(?) AS now WHERE number = now.value ->> 0"
 )
 
