@@ -6,29 +6,13 @@ one connection end them all, and a few bytes of odd HTTP/2 are enough to raise o
 not ASCII, data on a stream that was answered already).
 """
 
+import errno
 import logging
 import re
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from errno import (
-    ECONNABORTED,
-    ECONNRESET,
-    EHOSTDOWN,
-    EHOSTUNREACH,
-    EMFILE,
-    ENETDOWN,
-    ENETUNREACH,
-    ENFILE,
-    ENOBUFS,
-    ENOMEM,
-    ENONET,
-    ENOPROTOOPT,
-    EOPNOTSUPP,
-    EPERM,
-    EPROTO,
-    ETIMEDOUT,
-)
+from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 from socket import MSG_PEEK, socket
 from ssl import SSLContext
 from typing import Any, Final
@@ -53,10 +37,13 @@ log = structlog.get_logger()
 # What accept(2) fails with when the machine or the process is short of something.
 _SHORTAGES: Final = {EMFILE, ENFILE, ENOBUFS, ENOMEM}
 
-# What it fails with, on Linux, when a client has gone before, or the network fails him.
+# What it fails with when a client has gone before, or the network fails him.
 _PASSING: Final = {
-    *(EPERM, ECONNABORTED, ECONNRESET, EPROTO, ENOPROTOOPT, EOPNOTSUPP, ETIMEDOUT),
-    *(ENETDOWN, ENETUNREACH, EHOSTDOWN, EHOSTUNREACH, ENONET),
+    getattr(errno, name, None)
+    for name in (
+        *("EPERM", "ECONNABORTED", "ECONNRESET", "EPROTO", "ENOPROTOOPT", "EOPNOTSUPP"),
+        *("ETIMEDOUT", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ENONET"),
+    )
 }
 
 _CONTENT_LENGTH: Final = re.compile(rb"\ncontent-length: *([0-9]{1,5})\r?$", re.IGNORECASE | re.M)
