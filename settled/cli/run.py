@@ -98,7 +98,7 @@ async def _run(settings: Settings, connect: "Connect") -> None:
             # What is there now stays: looking through it again and again for garbage would hold up
             # every request for 0.1 s at a time.
             gc.freeze()
-            # So often an engine that computes in a thread gives way; a request waits for it twice.
+            # For so long an engine that computes in a thread may hold up the event loop at a time.
             sys.setswitchinterval(limits.SWITCH_INTERVAL_S)
             click.echo(
                 f"settled: {settings.engine} listens on {daemon.url}, database {settings.db}"

@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 from socket import MSG_PEEK, socket
 from ssl import SSLContext
 from typing import Any, Final
@@ -35,15 +34,16 @@ __all__ = ["bind", "serve_http"]
 log = structlog.get_logger()
 
 # What accept(2) fails with when the machine or the process is short of something.
-_SHORTAGES: Final = {EMFILE, ENFILE, ENOBUFS, ENOMEM}
+_SHORTAGES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 # What it fails with when a client has gone before, or the network fails him.
 _PASSING: Final = {
-    getattr(errno, name, None)
+    getattr(errno, name)
     for name in (
         *("EPERM", "ECONNABORTED", "ECONNRESET", "EPROTO", "ENOPROTOOPT", "EOPNOTSUPP"),
         *("ETIMEDOUT", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ENONET"),
     )
+    if hasattr(errno, name)
 }
 
 _CONTENT_LENGTH: Final = re.compile(rb"\ncontent-length: *([0-9]{1,5})\r?$", re.IGNORECASE | re.M)

@@ -1,12 +1,15 @@
 """What a hostile client costs in passing, and what is left of him."""
 
 import gc
+import json
 from pathlib import Path
+from typing import Any
 
 import h11
 import pytest
 import trio
 
+from settled import limits
 from settled.http.protocols import _H11Connection
 from tests.daemon_process import daemon_process
 from tests.hostile.wire import head, post, reset
@@ -108,6 +111,7 @@ async def test_a_connection_frees_what_it_took_up_when_it_ends(sent: bytes) -> N
 
 ENGINE = """
 import gc
+import sys
 
 async def connect(services):
     return Engine()
@@ -117,11 +121,13 @@ class Engine:
         return amount
 
     async def handle_message(self, account_id, message):
-        return gc.get_freeze_count()
+        return [gc.get_freeze_count(), sys.getswitchinterval()]
 """
 
 
-def test_the_garbage_collector_leaves_alone_what_a_daemon_starts_with(tmp_path: Path) -> None:
+def test_neither_garbage_nor_a_computing_thread_holds_up_a_daemon_for_long(tmp_path: Path) -> None:
+    """The collector leaves alone what is there from the start, and threads give way soon."""
+
     async def ask(port: int, path: str, body: bytes, media_type: bytes) -> bytes:
         headers = (b"Content-Type: " + media_type, b"Connection: close")
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
@@ -130,10 +136,13 @@ def test_the_garbage_collector_leaves_alone_what_a_daemon_starts_with(tmp_path: 
         assert b" 201 " in answer
         return answer.rpartition(b"\r\n")[2]
 
-    async def frozen(port: int) -> int:
+    async def settings(port: int) -> Any:
         await ask(port, "/accounts", b'{"id":"alice"}', b"application/json")
-        return int(await ask(port, "/accounts/alice/messages", b"1", b"application/octet-stream"))
+        answer = await ask(port, "/accounts/alice/messages", b"1", b"application/octet-stream")
+        return json.loads(answer)
 
     (tmp_path / "counting.py").write_text(ENGINE)
     with daemon_process(tmp_path, "--engine", "counting:connect") as daemon:
-        assert trio.run(frozen, int(daemon.url.rpartition(":")[2])) > 10_000
+        frozen, interval_s = trio.run(settings, int(daemon.url.rpartition(":")[2]))
+    assert frozen > 10_000
+    assert interval_s == pytest.approx(limits.SWITCH_INTERVAL_S)

@@ -20,8 +20,9 @@ from settled.store.records import (
     NextDeliveries,
 )
 from settled.store.sql import incoming
+from settled.store.sql.arrays import as_json, select
 from settled.store.sql.ledger import Tx, wait_ms
-from settled.store.sql.moves import Moves, as_json, select
+from settled.store.sql.moves import Moves
 from settled.store.sql.restored import unclear_since
 from settled.store.sql.steady import steady_ms
 
@@ -91,10 +92,10 @@ def add_credits(tx: Tx, changes: Sequence[AddCredit]) -> list[int | SettledError
     asked = as_json([(change.account_id, change.settlement_id) for change in sound])
     known = {
         (account_id, settlement_id): Decimal(amount)
-        for account_id, settlement_id, amount in select(tx, _KNOWN, asked)
+        for account_id, settlement_id, amount in select(tx.conn, _KNOWN, asked)
     }
     ids = as_json(sorted({change.account_id for change in sound}))
-    accounts: dict[str, int | None] = dict(select(tx, _LATEST, ids))
+    accounts: dict[str, int | None] = dict(select(tx.conn, _LATEST, ids))
     moves = Moves(tx, [number for number in accounts.values() if number is not None])
     added: list[tuple[object, ...]] = []
     results: list[int | SettledError | None] = []
@@ -150,7 +151,7 @@ def next_deliveries(tx: Tx, looks: Sequence[Look]) -> list[NextDeliveries]:
     steady = steady_ms(tx)
     rows_max = max(look.limit + len(look.sending) for look in looks) + 1
     waiting: dict[int, list[Credit]] = {number: [] for number in numbers}
-    for row in select(tx, _NEXT, as_json(numbers), rows_max):
+    for row in select(tx.conn, _NEXT, as_json(numbers), rows_max):
         credit = incoming.credit_record(row)
         waiting[credit.account].append(credit)
     results: list[NextDeliveries | None] = []
@@ -185,7 +186,7 @@ def _due(tx: Tx, look: Look, credits_: list[Credit], steady: int) -> NextDeliver
 def record_deliveries(tx: Tx, deliveries: Sequence[Sent]) -> list[None]:
     """See ``IncomingStore.record_delivery``."""
     ids = {sent.credit.id for sent in deliveries if isinstance(sent.outcome, Delivered)}
-    found = select(tx, _SENT, as_json(sorted(ids)))
+    found = select(tx.conn, _SENT, as_json(sorted(ids)))
     # One that is parked, or not there, is somewhat less than ordinary.
     found = [row for row in found if row[4] == "undelivered"]
     moves = Moves(tx, [account for _, _, account, _, _ in found])

@@ -19,6 +19,7 @@ from settled.store.records import (
     NextDeliveries,
     NotDelivered,
 )
+from settled.store.sql.arrays import as_json
 from settled.store.sql.ledger import (
     NEVER_MS,
     Tx,
@@ -27,7 +28,6 @@ from settled.store.sql.ledger import (
     shortened,
     wait_ms,
 )
-from settled.store.sql.moves import as_json
 from settled.store.sql.steady import steady_ms
 
 CREDITS: Final = """

@@ -79,15 +79,7 @@ class AccountRow:
         """Move ``amount`` (zero: nothing happens) between two buckets and write it down."""
         if not amount:
             return
-        balance = self.balance
-        grow = EXACT.add if source in ORIGINS else EXACT.subtract
-        balance[source] = grow(balance[source], amount)
-        balance[target] = EXACT.add(balance[target], amount)
-        if balance[source] < 0 and source not in MAY_BE_NEGATIVE:
-            raise SettledError(
-                f"account {self.id}: moving {to_text(amount)} out of {source} would leave "
-                f"{to_text(balance[source])}: run `settled audit`"
-            )
+        shift(self.balance, source, target, amount, f"account {self.id}")
         tx.conn.execute(_MOVE, (tx.now_ms, self.number, source, target, to_text(amount), ref))
 
     def save(self, tx: Tx) -> None:
@@ -127,6 +119,24 @@ class AccountRow:
             hook_failures=self.hook_failures,
             opened_ms=self.opened_ms,
             closed_ms=self.closed_ms,
+        )
+
+
+def shift(
+    balance: dict[Bucket, Decimal], source: Bucket, target: Bucket, amount: Decimal, whose: str
+) -> None:
+    """Move ``amount`` between two buckets of a balance.
+
+    Raises:
+        SettledError: when so much is not there.
+    """
+    grow = EXACT.add if source in ORIGINS else EXACT.subtract
+    balance[source] = grow(balance[source], amount)
+    balance[target] = EXACT.add(balance[target], amount)
+    if balance[source] < 0 and source not in MAY_BE_NEGATIVE:
+        raise SettledError(
+            f"{whose}: moving {to_text(amount)} out of {source} would leave "
+            f"{to_text(balance[source])}: run `settled audit`"
         )
 
 

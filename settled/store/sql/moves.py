@@ -4,15 +4,15 @@ The same rules as ``AccountRow.move``, for what a whole group of credits does to
 ``settled.store.sql.requests`` for why.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from decimal import Decimal
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-import msgspec
-
-from settled.amounts import EXACT, to_text
-from settled.errors import NotFound, SettledError
-from settled.store.sql.ledger import Tx
+from settled.amounts import to_text
+from settled.errors import NotFound
+from settled.store.records import Bucket
+from settled.store.sql.arrays import as_json, select
+from settled.store.sql.ledger import Tx, shift
 
 _Side = Literal["received", "undelivered", "credited"]
 _SIDES: Final[tuple[_Side, ...]] = ("received", "undelivered", "credited")
@@ -44,8 +44,8 @@ class Moves:
     def __init__(self, tx: Tx, accounts: Collection[int]) -> None:
         self._tx = tx
         self._balances = {
-            number: dict(zip(_SIDES, map(Decimal, amounts), strict=True))
-            for number, *amounts in select(tx, _LOAD, as_json(sorted(set(accounts))))
+            number: dict[Bucket, Decimal](zip(_SIDES, map(Decimal, amounts), strict=True))
+            for number, *amounts in select(tx.conn, _LOAD, as_json(sorted(set(accounts))))
         }
         self._journal: list[tuple[object, ...]] = []
         self._moved: set[int] = set()
@@ -60,14 +60,7 @@ class Moves:
         balance = self._balances.get(account)
         if balance is None:
             raise NotFound(f"no account has the number {account}")
-        grow = EXACT.add if source == "received" else EXACT.subtract
-        balance[source] = grow(balance[source], amount)
-        balance[target] = EXACT.add(balance[target], amount)
-        if balance[source] < 0:
-            raise SettledError(
-                f"account number {account}: moving {to_text(amount)} out of {source} would leave "
-                f"{to_text(balance[source])}: run `settled audit`"
-            )
+        shift(balance, source, target, amount, f"account number {account}")
         self._journal.append((account, source, target, to_text(amount), ref))
         self._moved.add(account)
 
@@ -79,15 +72,3 @@ class Moves:
         conn.execute(_ADD_TO_JOURNAL, (self._tx.now_ms, as_json(self._journal)))
         rows = [(number, *map(to_text, self._balances[number].values())) for number in self._moved]
         conn.execute(_SAVE, (as_json(rows),))
-
-
-def select(tx: Tx, statement: str, *parameters: object) -> list[Any]:
-    """Return the one value, an array in JSON, that ``statement`` selects: one step of SQLite's."""
-    (found,) = tx.conn.execute(statement, parameters).fetchone()
-    rows: list[Any] = msgspec.json.decode(found)
-    return rows
-
-
-def as_json(rows: Sequence[object]) -> str:
-    """Return the parameter that ``json_each`` takes apart."""
-    return msgspec.json.encode(rows).decode()

@@ -1,6 +1,6 @@
 """Settlement requests: into the accounts' queues, once per idempotency key.
 
-This is the hot path, so all the requests of a transaction go in together, with five statements
+This is the hot path, so all the requests of a transaction go in together, with four statements
 however many they are. Between statements Python's other threads run, and with several statements
 for each request the writing thread would spend its time on waiting for its turn again.
 """
@@ -10,12 +10,11 @@ from decimal import Decimal
 from sqlite3 import Connection
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from settled import limits
 from settled.amounts import EXACT, Quantity, to_text
 from settled.errors import AccountNotFound, InvalidAmount, KeyReused, SettledError
 from settled.store.records import Queued
+from settled.store.sql.arrays import as_json, select
 from settled.store.sql.ledger import Tx
 
 # Each of them takes its rows as one array in JSON.
@@ -117,10 +116,10 @@ def queue_settlements(tx: Tx, requests: Sequence[Request]) -> list[Queued | Sett
             )
             results.append(Queued(account.number, quantity, replayed=False))
     if added:
-        rows = _json(added)
+        rows = as_json(added)
         tx.conn.execute(_ADD_KEYS, (rows,))
         tx.conn.execute(_ADD_TO_JOURNAL, (tx.now_ms, rows))
-        tx.conn.execute(_SAVE, (_json([account.row() for account in changed.values()]),))
+        tx.conn.execute(_SAVE, (as_json([account.row() for account in changed.values()]),))
         for number in changed:
             tx.touch(number)
     return results
@@ -138,10 +137,9 @@ def _find(
     conn: Connection, requests: Sequence[Request]
 ) -> tuple[dict[tuple[str, str], _Known], dict[str, _Account]]:
     """Return the keys that are known, and the open accounts that are asked for, by id."""
-    keys = _json([(request.account_id, request.key) for request in requests])
-    ids = _json(list({request.account_id for request in requests}))
-    (found,) = conn.execute(_FIND, (keys, ids)).fetchone()
-    known, accounts = msgspec.json.decode(found)
+    keys = as_json([(request.account_id, request.key) for request in requests])
+    ids = as_json(list({request.account_id for request in requests}))
+    known, accounts = select(conn, _FIND, keys, ids)
     return {
         (account_id, key): _Known(account, Quantity(amount, scale), age)
         for account_id, key, account, amount, scale, age in known
@@ -159,7 +157,3 @@ def _replay(conn: Connection, request: Request, first: _Known) -> Queued | KeyRe
             (request.account_id, request.key),
         )
     return Queued(first.account, first.quantity, replayed=True)
-
-
-def _json(rows: Sequence[object]) -> str:
-    return msgspec.json.encode(rows).decode()
