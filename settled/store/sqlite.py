@@ -42,6 +42,7 @@ from settled.store.sql import (
     deliveries,
     incoming,
     outgoing,
+    payments,
     reads,
     recovery,
     requests,
@@ -171,14 +172,12 @@ class SqliteStore:
     async def next_settlement(
         self, account: int, settlement_id: str, *, asset_scale: int | None = None
     ) -> NextSettlement:
-        return await self._writer.write(
-            lambda tx: outgoing.next_settlement(tx, account, settlement_id, asset_scale)
-        )
+        look = payments.Look(account, settlement_id, asset_scale)
+        return await self._writer.write_together(payments.next_settlements, look)
 
     async def record_outcome(self, settlement_id: str, outcome: SettlementOutcome) -> Settlement:
-        return await self._writer.write(
-            lambda tx: outgoing.record_outcome(tx, settlement_id, outcome)
-        )
+        ended = payments.Ended(settlement_id, outcome)
+        return await self._writer.write_together(payments.record_outcomes, ended)
 
     async def resolve_settlement(
         self, settlement_id: str, outcome: Settled | NotSent

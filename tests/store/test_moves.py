@@ -17,7 +17,8 @@ from tests.harness import conserved
 
 def moving(account: int, amount: int) -> Callable[[Tx], None]:
     def run(tx: Tx) -> None:
-        moves = Moves(tx, [1])
+        moves = Moves(tx, ("undelivered", "credited"))
+        moves.load([1])
         moves.move(account, "undelivered", "credited", Decimal(amount), "tx")
         moves.write()
 

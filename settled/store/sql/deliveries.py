@@ -14,6 +14,7 @@ from settled.errors import AccountNotFound, InvalidAmount, SettledError, Settlem
 from settled.ids import check_settlement_id, credit_key
 from settled.store.records import (
     AddCredit,
+    Bucket,
     Credit,
     Delivered,
     DeliveryOutcome,
@@ -62,6 +63,8 @@ _CREDITED: Final = (
     "WHERE number IN (SELECT value FROM json_each(?))"
 )
 
+_BUCKETS: Final[tuple[Bucket, ...]] = ("received", "undelivered", "credited")
+
 
 class Look(NamedTuple):
     """A look for an account's credits that are due; see ``IncomingStore.next_deliveries``."""
@@ -96,7 +99,8 @@ def add_credits(tx: Tx, changes: Sequence[AddCredit]) -> list[int | SettledError
     }
     ids = as_json(sorted({change.account_id for change in sound}))
     accounts: dict[str, int | None] = dict(select(tx.conn, _LATEST, ids))
-    moves = Moves(tx, [number for number in accounts.values() if number is not None])
+    moves = Moves(tx, _BUCKETS)
+    moves.load([number for number in accounts.values() if number is not None])
     added: list[tuple[object, ...]] = []
     results: list[int | SettledError | None] = []
     for change, amount in zip(changes, amounts, strict=True):
@@ -189,7 +193,8 @@ def record_deliveries(tx: Tx, deliveries: Sequence[Sent]) -> list[None]:
     found = select(tx.conn, _SENT, as_json(sorted(ids)))
     # One that is parked, or not there, is somewhat less than ordinary.
     found = [row for row in found if row[4] == "undelivered"]
-    moves = Moves(tx, [account for _, _, account, _, _ in found])
+    moves = Moves(tx, _BUCKETS)
+    moves.load([account for _, _, account, _, _ in found])
     for credit_id, _, account, amount, _ in found:
         moves.move(account, "undelivered", "credited", Decimal(amount), credit_id)
     moves.write()
