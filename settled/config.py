@@ -65,7 +65,7 @@ class Settings:
     )
     short_lane: bool = option(
         default=True,
-        help="answer ordinary settlement requests without Hypercorn and Quart, much faster",
+        help="answer ordinary settlements and messages without Hypercorn and Quart, much faster",
     )
     certfile: Path | None = option(default=None, help="TLS certificate chain, PEM")
     keyfile: Path | None = option(default=None, help="private key of the certificate, PEM")

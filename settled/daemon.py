@@ -71,7 +71,7 @@ async def serve(
         settle_timeout_s: how long ``settle`` may take, in seconds, before its outcome is unknown.
         certfile: serve TLS with this certificate chain (PEM).
         keyfile: the private key that goes with it (PEM).
-        short_lane: answer ordinary settlement requests without Hypercorn, much faster.
+        short_lane: answer ordinary settlements and messages without Hypercorn, much faster.
 
     Raises:
         ConfigError: when ``connect`` gives no proper engine, or a setting cannot be used.

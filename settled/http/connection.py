@@ -41,7 +41,7 @@ class Connection:
         context: is told when the server stops.
         stream: the connection.
         slot: its place.
-        operations: what the short lane settles with; without them there is no such lane.
+        operations: what the short lane answers with; without them there is no such lane.
         over: is called when it is closed: what its client still sends is for nobody.
     """
 

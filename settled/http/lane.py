@@ -1,17 +1,16 @@
-"""The short lane: ordinary settlement requests, from the socket straight to their endpoint.
+"""The short lane: ordinary settlements and messages, from the socket straight to their endpoint.
 
-Nearly all that a busy daemon is sent is one kind of request, and its way through Hypercorn and
-Quart costs many times what it takes to commit it. So on a connection that speaks HTTP/1.1 those
-requests are read here, and answered by the same function that the Quart view calls.
+Nearly all that a busy daemon is sent are requests of two kinds, and their way through Hypercorn and
+Quart costs many times what it takes to commit one. So on a connection that speaks HTTP/1.1 those
+requests are read here, and answered by the same functions that the Quart views call.
 
-Nothing else is. At the first request that is not quite ordinary the connection, with all that was
-read of it, is handed to Hypercorn, and stays there: that is why the two cannot answer differently.
-Ordinary is what has one meaning to every server: the documented path, one Host, one Content-Length,
-nothing that changes how messages are framed or whether the connection stays, and all of it short.
+Nothing else is. At the first request that is not quite ordinary (see ``settled.http.ordinary``) the
+connection, with all that was read of it, is handed to Hypercorn, and stays there: that is why the
+two cannot answer differently.
 """
 
 import os
-import re
+from collections.abc import Awaitable
 from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache
@@ -19,104 +18,17 @@ from socket import SHUT_RD
 from time import time
 from typing import Final
 
-import httptools
 import trio
 from hypercorn.trio.worker_context import WorkerContext
 
 from settled import limits
 from settled.core.operations import Operations
 from settled.http import handlers
+from settled.http.ordinary import NotOrdinary, Request
 from settled.http.replies import Reply
 from settled.http.slots import Slot
 
-_LINE: Final = re.compile(
-    rb"POST /+accounts/+([A-Za-z0-9._~-]+)/+settlements/* HTTP/1\.1\r\n", re.ASCII
-)
-_BEGIN: Final = b"POST /"
-_HEAD_END: Final = b"\r\n\r\n"
-_LENGTH: Final = re.compile(rb"[1-9][0-9]{0,3}", re.ASCII)
 _GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
-_PRINTABLE: Final = re.compile(rb"[\t\r\n\x20-\x7e]*", re.ASCII)
-
-# They say how messages are framed, how the connection goes on, or that a web page asks.
-_NOT_ORDINARY: Final = frozenset(
-    {b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te", b"origin"}
-)
-
-
-class NotOrdinary(Exception):
-    """This is for Hypercorn."""
-
-
-class Request:
-    """One ordinary request, read from the beginning of ``said``.
-
-    Args:
-        said: what a client has sent so far.
-
-    Attributes:
-        account_id: of the path.
-        content_type: the Content-Type header, if there is one.
-        keys: every Idempotency-Key header.
-        body: the body, or as much of it as has come.
-        end: where the next request begins in ``said``.
-        whole: whether all of it has come.
-
-    Raises:
-        NotOrdinary: what was sent, so far, is no ordinary request, or will not become one.
-    """
-
-    __slots__ = ("_hosts", "_length", "account_id", "body", "content_type", "end", "keys", "whole")
-
-    def __init__(self, said: bytes) -> None:
-        self.whole = False
-        line = _LINE.match(said)
-        head_end = said.find(_HEAD_END) + len(_HEAD_END)
-        if line is None or head_end < len(_HEAD_END):
-            if len(said) > limits.READ_BYTES_MAX or not (line or _may_begin(said)):
-                raise NotOrdinary
-            return
-        self.account_id = line[1].decode()
-        self.content_type: str | None = None
-        self.keys: list[str] = []
-        self._hosts = 0
-        self._length = b""
-        head = said[:head_end]
-        if not _PRINTABLE.fullmatch(head):
-            raise NotOrdinary
-        try:
-            httptools.HttpRequestParser(self).feed_data(head)
-        except httptools.HttpParserError as error:
-            raise NotOrdinary from error
-        if self._hosts != 1 or not _LENGTH.fullmatch(self._length):
-            raise NotOrdinary
-        self.end = head_end + int(self._length)
-        if self.end > limits.READ_BYTES_MAX:
-            raise NotOrdinary
-        self.body = said[head_end : self.end]
-        self.whole = self.end <= len(said)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; the parser calls this, and turns what it raises into an error of its own.
-
-        Raises:
-            NotOrdinary: a request with this header is none for the lane.
-        """
-        name = name.lower()
-        if name == b"host":
-            self._hosts += 1
-        elif name == b"idempotency-key":
-            self.keys.append(value.decode().strip(" \t"))
-        elif name == b"content-type":
-            if self.content_type is not None:
-                raise NotOrdinary
-            self.content_type = value.decode().strip(" \t")
-        elif name == b"content-length":
-            if self._length:
-                raise NotOrdinary
-            self._length = value
-        elif name in _NOT_ORDINARY or (name == b"connection" and value.lower() != b"keep-alive"):
-            raise NotOrdinary
 
 
 class ShortLane:
@@ -180,17 +92,7 @@ class ShortLane:
                 continue
             self._slot.request_whole()
             self._answering = True
-            answer = _encoded(
-                await handlers.answered(
-                    handlers.post_settlement(
-                        self._operations,
-                        request.account_id,
-                        content_type=request.content_type,
-                        keys=request.keys,
-                        body=request.body,
-                    )
-                )
-            )
+            answer = _encoded(await handlers.answered(self._reply_to(request)))
             self._answering, self._answered = False, True
             self._slot.answer_begun()
             self._idle_since = self._slot.waiting_since
@@ -201,6 +103,22 @@ class ShortLane:
                 said = await self._receive()
                 await self._slot.turn()
         return b""
+
+    def _reply_to(self, request: Request) -> Awaitable[Reply]:
+        if request.is_message:
+            return handlers.post_message(
+                self._operations,
+                request.account_id,
+                content_type=request.content_type,
+                body=request.body,
+            )
+        return handlers.post_settlement(
+            self._operations,
+            request.account_id,
+            content_type=request.content_type,
+            keys=request.keys,
+            body=request.body,
+        )
 
     async def _receive(self) -> bytes:
         """Wait for a client to go on; nothing when it does not."""
@@ -269,13 +187,8 @@ class ShortLane:
         return self._idle_since + limits.HEADER_TIMEOUT_S
 
 
-def _may_begin(said: bytes) -> bool:
-    """Return whether this, without a whole first line, may still become an ordinary request."""
-    return b"\n" not in said and said[: len(_BEGIN)] == _BEGIN[: len(said)]
-
-
 def _encoded(reply: Reply) -> bytes:
-    """Return a reply as Hypercorn sends it; each one of the lane has a body."""
+    """Return a reply as Hypercorn sends it; each one of the lane has a media type."""
     more = "".join(f"{name.lower()}: {value}\r\n" for name, value in reply.headers)
     head = (
         f"HTTP/1.1 {reply.status} \r\ncontent-type: {reply.content_type}\r\n"

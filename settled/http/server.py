@@ -69,7 +69,7 @@ async def serve_http(
     Args:
         app: the app, such as ``make_app`` returns.
         sock: a socket as ``bind`` returns it; it is closed in the end.
-        operations: what ``app`` settles with, for the short lane; without it there is none.
+        operations: what ``app`` answers with, for the short lane; without it there is none.
         certfile: the server's certificate chain in PEM; serves TLS, together with ``keyfile``.
         keyfile: the certificate's private key in PEM, not encrypted.
         shutdown: returns when it is time to stop.

@@ -27,10 +27,11 @@ _OWN: Final = re.compile(rb"\r\ndate: [^\r]*|[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f-]{
 _TRIES: Final = 10
 _PATHS: Final = (
     *("/accounts/alice/settlements", "/accounts/bob/settlements"),
-    *("//accounts//alice/settlements/", "/accounts/al%69ce/settlements"),
+    *("//accounts//alice/settlements/", "/accounts/alice/messages", "/accounts/bob/messages//"),
+    *("/accounts/nobody/messages", "/accounts/closed/messages", "/accounts/al%69ce/settlements"),
     *("/accounts/nobody/settlements", "/accounts/closed/settlements"),
     *("/accounts/../settlements", "/accounts/alice/settlements?x=1", "/accounts/a%2Fb/settlements"),
-    *("/accounts/alice/messages", "/accounts", "/accounts/closed", "/nothing", "*"),
+    *("/accounts/alice/messages?x", "/accounts", "/accounts/closed", "/nothing", "*"),
     *("http://host/accounts/alice/settlements", f"/accounts/{'x' * 256}/settlements"),
 )
 _BODIES: Final = (
@@ -52,7 +53,7 @@ _ODD_HEADERS: Final = (
 )
 _TYPES: Final = (
     *("application/json", "application/json; charset=utf-8", "application/vnd.x+json"),
-    *("text/plain", "", "APPLICATION/JSON", "application/json;"),
+    *("text/plain", "", "APPLICATION/JSON", "application/json;", "application/octet-stream"),
 )
 
 
@@ -79,11 +80,12 @@ async def two_servers() -> AsyncIterator[tuple[Served, Served]]:
 def request(rng: random.Random) -> bytes:
     """Return one request: an ordinary one as often as not."""
     odd = rng.random() < 0.5
-    path = rng.choice(_PATHS) if odd and rng.random() < 0.5 else rng.choice(_PATHS[:3])
+    path = rng.choice(_PATHS) if odd and rng.random() < 0.5 else rng.choice(_PATHS[:5])
     body = rng.choice(_BODIES if odd else _BODIES[:4]).encode("utf-8", "surrogatepass")
+    plain = "application/octet-stream" if "/messages" in path else "application/json"
     headers = [
         "Host: localhost",
-        f"Content-Type: {rng.choice(_TYPES) if odd else 'application/json'}",
+        f"Content-Type: {rng.choice(_TYPES) if odd else plain}",
         f"Idempotency-Key: {rng.choice(('k', 'key'))}-{rng.randrange(60)}",
         f"Content-Length: {len(body)}",
     ]

@@ -10,8 +10,9 @@ import trio
 from settled import limits
 from settled.core.operations import Operations
 from settled.errors import StoreBroken
-from settled.http import lane
-from settled.http.lane import NotOrdinary, Request, ShortLane
+from settled.http import lane, ordinary
+from settled.http.lane import ShortLane
+from settled.http.ordinary import NotOrdinary, Request
 from settled.http.replies import Reply
 from tests.hostile import two_ways
 from tests.http.checks import parse_raw, read_answer
@@ -52,7 +53,8 @@ def test_an_ordinary_request_is_read_whole_wherever_it_is_cut() -> None:
         b"GET ",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"\x16\x03\x01",
-        post(path="/accounts/alice/messages"),
+        post(path="/accounts/alice/message"),
+        post(path="/accounts/alice/messages?x"),
         post(path="/accounts/al%69ce/settlements"),
         post(path="/accounts/alice/settlements?x"),
         ORDINARY.replace(b"HTTP/1.1", b"HTTP/1.0"),
@@ -97,7 +99,7 @@ async def test_a_lane_that_reads_a_header_wrongly_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("settled.http.slots._go_slowly", trio.lowlevel.checkpoint)
-    monkeypatch.setattr(lane, "_NOT_ORDINARY", frozenset())
+    monkeypatch.setattr(ordinary, "_NOT_ORDINARY", frozenset())
     with pytest.raises((AssertionError, ExceptionGroup)):
         await two_ways.compare(500, 1)
 
@@ -244,7 +246,7 @@ async def test_only_the_lane_takes_ordinary_requests(
         serving(fake_app(), short_lane=short_lane) as served,
         await served.connect() as stream,
     ):
-        for n in range(3):
-            await stream.send_all(post(f"Idempotency-Key: k{n}"))
+        for path in ("settlements", "messages", "settlements"):
+            await stream.send_all(post("Idempotency-Key: k", path=f"/accounts/alice/{path}"))
             assert (await read_answer(stream)).startswith(b"HTTP/1.1 201")
     assert [reply.status for reply in answered] == ([201] * 3 if short_lane else [])
