@@ -1,0 +1,167 @@
+"""A real chain for the tests: anvil, from npm, pinned by the lock file in ``node/``."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+import trio
+
+from engines.ethereum import abi
+from engines.ethereum.signing import LocalSigner
+
+HERE: Final = Path(__file__).parent
+NODE: Final = HERE / "node"
+BINARY: Final = NODE / "node_modules" / "@foundry-rs" / "anvil-linux-amd64" / "bin" / "anvil"
+TOKEN_CODE: Final = "0x" + (HERE / "contracts" / "token.hex").read_text().strip()[2:]
+CHAIN_ID: Final = 31337
+ETHER: Final = 10**18
+GWEI: Final = 10**9
+# The first of the accounts that anvil funds; everybody knows its key.
+RICH: Final = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266"
+
+# What the token in ``contracts`` can be told to do.
+NORMAL, REVERT, REFUSE, SILENT, FEE, HALVES, LIE = range(7)
+
+
+def install() -> str | None:
+    """Install anvil as the lock file says, unless it is there; return why it cannot be had."""
+    if BINARY.exists():
+        return None
+    if shutil.which("npm") is None:
+        return "npm is not installed"
+    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(NODE)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    if result.returncode:
+        return f"npm ci failed: {result.stderr.strip()[-300:]}"
+    return None
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[str]:
+    """Run anvil on a free port of loopback; yield its URL."""
+    command = [str(BINARY), "--host", "127.0.0.1", "--port", "0", "--chain-id", str(CHAIN_ID)]
+    process = subprocess.Popen(
+        [*command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "NO_COLOR": "1"},
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("Listening on "):
+                break
+        else:
+            raise AssertionError(f"anvil ended with {process.wait()}")
+        yield f"http://{line.removeprefix('Listening on ').strip()}"
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+class Chain:
+    """What the tests do on the chain, and what they see there."""
+
+    def __init__(self, url: str, client: httpx2.AsyncClient) -> None:
+        self.url = url
+        self._client = client
+
+    async def rpc(self, method: str, *parameters: Any) -> Any:
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(parameters)}
+        answer = (await self._client.post(self.url, json=body)).json()
+        if "error" in answer:
+            raise RuntimeError(f"{method}: {answer['error']}")
+        return answer["result"]
+
+    async def mine(self, blocks: int = 1) -> None:
+        await self.rpc("anvil_mine", hex(blocks))
+
+    async def automine(self, on: bool) -> None:
+        await self.rpc("evm_setAutomine", on)
+
+    async def head(self) -> int:
+        return int(await self.rpc("eth_blockNumber"), 16)
+
+    async def fund(self, address: str, wei: int = 100 * ETHER) -> None:
+        await self.rpc("anvil_setBalance", address, hex(wei))
+
+    async def signer(self, wei: int = 100 * ETHER) -> LocalSigner:
+        """Return a new key with so much ether."""
+        signer = LocalSigner(os.urandom(32).hex())
+        await self.fund(signer.address, wei)
+        return signer
+
+    async def balance(self, address: str) -> int:
+        return int(await self.rpc("eth_getBalance", address, "latest"), 16)
+
+    async def nonce(self, address: str) -> int:
+        return int(await self.rpc("eth_getTransactionCount", address, "latest"), 16)
+
+    async def send(self, sender: str, recipient: str | None, wei: int = 0, data: str = "0x") -> str:
+        """Have ``sender`` send, without his key, and return the transaction's hash."""
+        transaction = {"from": sender, "value": hex(wei), "data": data, "gas": hex(5_000_000)}
+        if recipient is not None:
+            transaction["to"] = recipient
+        await self.rpc("anvil_impersonateAccount", sender)
+        return str(await self.rpc("eth_sendTransaction", transaction))
+
+    async def receipt(self, transaction_hash: str) -> dict[str, Any]:
+        found: dict[str, Any] = await self.rpc("eth_getTransactionReceipt", transaction_hash)
+        return found
+
+    async def pool(self) -> list[str]:
+        """Return the hashes of the transactions that wait, in the order of their nonces."""
+        content = await self.rpc("txpool_content")
+        waiting = [
+            (int(nonce), transaction["hash"])
+            for part in ("pending", "queued")
+            for by_nonce in content[part].values()
+            for nonce, transaction in by_nonce.items()
+        ]
+        return [transaction_hash for _, transaction_hash in sorted(waiting)]
+
+    async def deploy_token(self, decimals: int = 18) -> str:
+        """Deploy the token of ``contracts/token.vy``."""
+        transaction_hash = await self.send(RICH, None, data=f"{TOKEN_CODE}{decimals:064x}")
+        return abi.address((await self.receipt(transaction_hash))["contractAddress"])
+
+    async def mint(self, token: str, owner: str, units: int) -> None:
+        await self.send(RICH, token, data=f"0x40c10f19{abi.address_word(owner)}{units:064x}")
+
+    async def set_mode(self, token: str, mode: int) -> None:
+        await self.send(RICH, token, data=f"0xe6f62da1{mode:064x}")
+
+    async def token_balance(self, token: str, owner: str) -> int:
+        call = {"to": token, "data": abi.balance_call(owner)}
+        return abi.read_uint(await self.rpc("eth_call", call, "latest"))
+
+    async def transfer(self, token: str, sender: str, recipient: str, units: int) -> str:
+        return await self.send(sender, token, data=abi.transfer_call(recipient, units))
+
+    async def transfer_many(self, token: str, sender: str, receivers: list[str], units: int) -> str:
+        words = "".join(abi.address_word(receiver) for receiver in receivers)
+        data = f"0x11c4d70f{64:064x}{units:064x}{len(receivers):064x}{words}"
+        return await self.send(sender, token, data=data)
+
+
+@asynccontextmanager
+async def on_chain(url: str) -> AsyncIterator[Chain]:
+    """Open the chain at a URL for a test; afterwards it is as it was before."""
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
+        chain = Chain(url, client)
+        snapshot = await chain.rpc("evm_snapshot")
+        try:
+            yield chain
+        finally:
+            with trio.CancelScope(shield=True):
+                await chain.rpc("anvil_dropAllTransactions")
+                await chain.automine(True)
+                await chain.rpc("evm_revert", snapshot)

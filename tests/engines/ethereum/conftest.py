@@ -1,0 +1,26 @@
+"""What the tests of the Ethereum engine share: a chain."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.engines.ethereum.anvil import Chain, install, on_chain, running
+
+
+@pytest.fixture(scope="session")
+def anvil_url() -> Iterator[str]:
+    """One chain for all tests of a process: each takes new keys, and leaves it as it was."""
+    fault = install()
+    if fault is not None:
+        if os.environ.get("CI"):
+            pytest.fail(f"no anvil: {fault}")
+        pytest.skip(f"no anvil: {fault}")
+    with running() as url:
+        yield url
+
+
+@pytest.fixture
+async def chain(anvil_url: str) -> AsyncIterator[Chain]:
+    async with on_chain(anvil_url) as chain:
+        yield chain
