@@ -83,6 +83,8 @@ class EthereumOptions:
             raise ValueError("a keystore needs keystore_password (as keystore_password_file=PATH)")
         if self.token is not None and not _ADDRESS.fullmatch(self.token):
             raise ValueError("token must be an address, 0x and 40 hex digits")
+        if not self.max_fee_gwei:
+            raise ValueError("max_fee_gwei must be more than 0")
         if self.max_credit is not None and not self.max_credit:
             raise ValueError("max_credit must be more than 0")
 
