@@ -117,6 +117,13 @@ class Chain:
         found: dict[str, Any] = await self.rpc("eth_getTransactionReceipt", transaction_hash)
         return found
 
+    async def mined(self, transaction_hash: str) -> dict[str, Any]:
+        """Wait for a transaction, which is mined soon after it was sent; return its receipt."""
+        with trio.fail_after(5):
+            while not (found := await self.receipt(transaction_hash)):
+                await trio.sleep(0.001)
+        return found
+
     async def pool(self) -> list[str]:
         """Return the hashes of the transactions that wait, in the order of their nonces."""
         content = await self.rpc("txpool_content")
@@ -131,13 +138,14 @@ class Chain:
     async def deploy_token(self, decimals: int = 18) -> str:
         """Deploy the token of ``contracts/token.vy``."""
         transaction_hash = await self.send(RICH, None, data=f"{TOKEN_CODE}{decimals:064x}")
-        return abi.address((await self.receipt(transaction_hash))["contractAddress"])
+        return abi.address((await self.mined(transaction_hash))["contractAddress"])
 
     async def mint(self, token: str, owner: str, units: int) -> None:
-        await self.send(RICH, token, data=f"0x40c10f19{abi.address_word(owner)}{units:064x}")
+        data = f"0x40c10f19{abi.address_word(owner)}{units:064x}"
+        await self.mined(await self.send(RICH, token, data=data))
 
     async def set_mode(self, token: str, mode: int) -> None:
-        await self.send(RICH, token, data=f"0xe6f62da1{mode:064x}")
+        await self.mined(await self.send(RICH, token, data=f"0xe6f62da1{mode:064x}"))
 
     async def token_balance(self, token: str, owner: str) -> int:
         call = {"to": token, "data": abi.balance_call(owner)}
