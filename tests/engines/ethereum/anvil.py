@@ -1,12 +1,15 @@
 """A real chain for the tests: anvil, from npm, pinned by the lock file in ``node/``."""
 
 import os
+import re
 import shutil
 import subprocess
+import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import httpx2
 import trio
@@ -45,26 +48,30 @@ def install() -> str | None:
 def running(*arguments: str) -> Iterator[str]:
     """Run anvil on a free port of loopback; yield its URL."""
     command = [str(BINARY), "--host", "127.0.0.1", "--port", "0", "--chain-id", str(CHAIN_ID)]
-    process = subprocess.Popen(
-        [*command, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "NO_COLOR": "1"},
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("Listening on "):
-                break
-        else:
-            raise AssertionError(f"anvil ended with {process.wait()}")
-        yield f"http://{line.removeprefix('Listening on ').strip()}"
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+    # It says much: to a file, since it would wait for whoever does not read a pipe.
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            [*command, *arguments],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "NO_COLOR": "1"},
+        )
+        try:
+            yield _listening(process, output)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _listening(process: "subprocess.Popen[bytes]", output: IO[str]) -> str:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and process.poll() is None:
+        output.seek(0)
+        found = re.search(r"^Listening on (\S+)\s", output.read(), re.MULTILINE)
+        if found is not None:
+            return f"http://{found[1]}"
+        time.sleep(0.01)
+    raise AssertionError(f"anvil does not listen: {process.poll()}")
 
 
 class Chain:
@@ -166,6 +173,9 @@ async def on_chain(url: str) -> AsyncIterator[Chain]:
     async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
         chain = Chain(url, client)
         snapshot = await chain.rpc("evm_snapshot")
+        # What the next block takes is not part of that.
+        await chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+        await chain.mine(1)
         try:
             yield chain
         finally:
