@@ -1,5 +1,6 @@
 """The paying side of the engine on a real chain, with a peer that is an address."""
 
+import copy
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -107,6 +108,21 @@ class Bench:
         services = Services(self.store, cast(Any, None), cast(Any, None))
         found = [from_state(key, value) for key, value in await services.state.items(PREFIX)]
         return sorted(found, key=lambda payment: payment.nonce)
+
+    async def keep(self, payment: Payment) -> None:
+        """Write a payment down in another form than it had."""
+        services = Services(self.store, cast(Any, None), cast(Any, None))
+        await services.state.set(payment.key, payment.to_state())
+
+    def copy(self) -> MemoryStore:
+        """Return the store as it is now, as a backup has it."""
+        return copy.deepcopy(self.store)
+
+    async def wait_said(self, event: str) -> None:
+        """Wait until the log says it."""
+        with trio.fail_after(5):
+            while event not in self.log.events():
+                await trio.sleep(0.01)
 
     async def wait_kept(self, count: int = 1) -> list[Payment]:
         await eventually(self.kept, lambda kept: len(kept) >= count)

@@ -226,8 +226,8 @@ async def test_a_token_that_did_not_move_after_all_is_not_settled(
     async with tokens.engine() as sender, settling(sender) as task:
         (ours,) = await tokens.wait_pool()
         await tokens.chain.rpc("anvil_dropTransaction", ours)
+        await tokens.chain.automine(True)
         await set_mode(tokens, mode)
-        await tokens.chain.mine(1)
         await tokens.chain.rpc("eth_sendRawTransaction", (await tokens.kept())[0].raw)
         await tokens.chain.mine(3)
         assert reason in await task.not_sent()
