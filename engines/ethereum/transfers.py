@@ -1,0 +1,61 @@
+"""A payment on the chain to us, and what it becomes in settled's books."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from typing import Final
+
+from settled import Transaction
+
+_DIGITS: Final = 2048  # more than any amount has: nothing is rounded
+_PARTS_MAX: Final = 10_000  # of one transfer; a limit that is lower still gives way
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A confirmed payment to us.
+
+    Attributes:
+        id: the same wherever and whenever the chain shows this payment.
+        sender: the address that paid, in lower case.
+        amount: in the standard unit.
+        block: the number of the block that it was in.
+    """
+
+    id: str
+    sender: str
+    amount: Decimal
+    block: int
+
+
+class Crediting:
+    """Turns transfers into credits, none larger than ``max_credit``."""
+
+    def __init__(self, max_credit: Decimal | None) -> None:
+        self._max = max_credit
+
+    def credit(self, changes: Transaction, account_id: str, transfer: Transfer) -> None:
+        """Credit a transfer to an account, in parts if need be, in one transaction.
+
+        The first part has the transfer's own id whatever the limit is. So if the limit was changed
+        and the transfer is seen again, the first part comes with another amount than before: a
+        ``SettlementConflict``, which keeps all parts from being credited again.
+        """
+        for settlement_id, amount in self._parts(transfer):
+            changes.credit_settlement(account_id, amount, settlement_id)
+
+    def _parts(self, transfer: Transfer) -> Iterator[tuple[str, Decimal]]:
+        """Yield ids and amounts; both follow from the amount and the first part's alone."""
+        amount = transfer.amount
+        if self._max is None or amount <= self._max:
+            yield transfer.id, amount
+            return
+        with localcontext(prec=_DIGITS):
+            times = -(-amount // self._max)
+            part = self._max * -(-times // _PARTS_MAX)
+            count = -(-amount // part)
+            last = amount - part * (count - 1)
+        yield transfer.id, part
+        for n in range(2, int(count)):
+            yield f"{transfer.id}-{n}/{count:f}", part
+        yield f"{transfer.id}-{count:f}/{count:f}", last
