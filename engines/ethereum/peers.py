@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import trio
 
+from engines.ethereum.telling import Seldom
 from engines.ethereum.transfers import Crediting, Transfer
 from settled import AccountNotFound, Services, SettledError, SettlementConflict, Transaction
 
 _BATCH: Final = 200
 _FORMER_MAX: Final = 100
-_TOLD_MAX: Final = 1000
 
 
 class AddressTaken(SettledError):
@@ -36,7 +36,7 @@ class Peers:
         self.lock = trio.Lock()
         self._services = services
         self._crediting = crediting
-        self._told: set[tuple[str, str]] = set()
+        self._seldom = Seldom(services.log)
         self._learned_now, self._learned = trio.open_memory_channel[str](math.inf)
 
     async def address(self, account_id: str) -> str | None:
@@ -55,17 +55,16 @@ class Peers:
         if owner is None or owner["account"] == account_id or owner["closed"]:
             return
         first = owner["account"]
-        if (account_id, address) not in self._told and len(self._told) < _TOLD_MAX:
-            self._told.add((account_id, address))
-            self._services.log.error(
-                "address_taken",
-                address=address,
-                account=account_id,
-                owner=first,
-                reason=f"account {account_id} gives the address of account {first}: it was not "
-                f"given it. If both are one peer, close one of the accounts; if not, one of them "
-                f"wants what is the other's",
-            )
+        self._seldom.error(
+            "ethereum_address_taken",
+            f"{account_id} {address}",
+            address=address,
+            account=account_id,
+            owner=first,
+            reason=f"account {account_id} gives the address of account {first}: it was not given "
+            f"it. If both are one peer, close one of the accounts; if not, one of them wants what "
+            f"is the other's",
+        )
         raise AddressTaken(f"account {account_id}: address {address} is another account's")
 
     async def learn(self, account_id: str, address: str, *, answered: str | None = None) -> None:
@@ -100,7 +99,10 @@ class Peers:
                 self._services.nursery.start_soon(self._go_on, account_id)
         if peer is not None and peer["address"] != address:
             self._services.log.warning(
-                "peer_changed_address", account=account_id, address=address, before=peer["address"]
+                "ethereum_address_changed",
+                account=account_id,
+                address=address,
+                before=peer["address"],
             )
 
     async def _go_on(self, account_id: str) -> None:
@@ -136,6 +138,11 @@ class Peers:
         }
         changes.set_state(_unclaimed_key(transfer.sender, transfer.id), note)
 
+    async def kept(self, sender: str, transfer_id: str) -> str | None:
+        """Return the key of a transfer that is kept, ``None`` if it is not."""
+        key = _unclaimed_key(sender, transfer_id)
+        return None if await self._services.state.get(key) is None else key
+
     async def watch(self) -> None:
         """Credit the transfers that were kept, at start and whenever an address is learned."""
         await self._claim("unclaimed:")
@@ -143,7 +150,8 @@ class Peers:
             await self._claim(f"unclaimed:{address}:")
 
     async def _claim(self, prefix: str) -> None:
-        keys = [key for key, _ in await self._services.state.items(prefix)]
+        kept = await self._services.state.items(prefix)
+        keys = [key for key, _ in sorted(kept, key=lambda item: int(item[1]["block"]))]
         for first in range(0, len(keys), _BATCH):
             async with self.lock:
                 claims = [
@@ -171,28 +179,15 @@ class Peers:
                 return
             account_id, transfer = claims[0]
             await self._services.state.delete(_unclaimed_key(transfer.sender, transfer.id))
-            tell_conflict(self._services, account_id, transfer, error)
+            self._crediting.tell_conflict(self._services, account_id, transfer, error)
         else:
             for account_id, transfer in claims:
                 self._services.log.info(
-                    "transfer_claimed",
+                    "ethereum_payment_claimed",
                     account=account_id,
                     amount=f"{transfer.amount:f}",
                     transfer=transfer.id,
                 )
-
-
-def tell_conflict(
-    services: Services, account_id: str, transfer: Transfer, error: SettlementConflict
-) -> None:
-    """Tell of a transfer that came before with another amount, or another ``max_credit``."""
-    services.log.error(
-        "transfer_credited_before",
-        account=account_id,
-        amount=f"{transfer.amount:f}",
-        transfer=transfer.id,
-        reason=f"{error}: credited once, and not again",
-    )
 
 
 def _unclaimed_key(address: str, transfer_id: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Final
 
-from settled import Transaction
+from settled import Services, SettlementConflict, Transaction
 
 _DIGITS: Final = 2048  # more than any amount has: nothing is rounded
 _PARTS_MAX: Final = 10_000  # of one transfer; a limit that is lower still gives way
@@ -43,6 +43,19 @@ class Crediting:
         """
         for settlement_id, amount in self._parts(transfer):
             changes.credit_settlement(account_id, amount, settlement_id)
+
+    @staticmethod
+    def tell_conflict(
+        services: Services, account_id: str, transfer: Transfer, error: SettlementConflict
+    ) -> None:
+        """Tell of a transfer that was credited before, as another amount or in other parts."""
+        services.log.error(
+            "ethereum_payment_credited_before",
+            account=account_id,
+            amount=f"{transfer.amount:f}",
+            transfer=transfer.id,
+            reason=f"{error}; it is not credited again",
+        )
 
     def _parts(self, transfer: Transfer) -> Iterator[tuple[str, Decimal]]:
         """Yield ids and amounts; both follow from the amount and the first part's alone."""

@@ -46,11 +46,12 @@ class Side:
         token: str | None = None,
         chain_id: int = 31337,
         max_credit: Decimal | None = None,
+        log: Log | None = None,
     ) -> None:
         self.store = store or MemoryStore()
         self.sent: list[tuple[str, bytes]] = []
         self.carry: Carry = self._no_peer
-        self.log = Log()
+        self.log = log or Log()
         self.services = Services(self.store, cast(Any, self), nursery)
         self.services.log = cast(Any, self.log)
         self.signer = LocalSigner(key)

@@ -234,7 +234,7 @@ async def test_an_address_of_another_account_is_refused_and_the_operator_told_on
         with pytest.raises(AddressTaken):
             await side.handshake.answer("b", await rust.proof(step_2["challenge"], None))
         ((_, event, fields),) = [line for line in side.log.lines if line[0] == "error"]
-        assert event == "address_taken"
+        assert event == "ethereum_address_taken"
         assert (fields["account"], fields["owner"]) == ("b", "a")
         assert await side.peers.owner(rust.signer.address) == "a"
         assert await side.peers.address("b") is None
@@ -259,7 +259,7 @@ async def test_a_peer_cannot_have_us_answer_what_another_of_our_peers_asked_it()
 
 async def test_who_was_taken_for_us_by_a_peer_that_we_did_not_know_gets_no_payment() -> None:
     """Mallory was there before Alice and Victor met: then Alice does not pay Victor."""
-    async with sides("alice", "victor", "mallory") as (alice, victor, mallory):
+    async with sides("alice", "victor", "mallory") as (alice, victor, _mallory):
         asked = await victor.handshake.answer("mallory", proofs.encode_challenge(_any_binding()))
         stolen = json.loads(await alice.handshake.answer("mallory", asked))
         stolen["challenge"] = None
@@ -268,7 +268,7 @@ async def test_who_was_taken_for_us_by_a_peer_that_we_did_not_know_gets_no_payme
         with pytest.raises((MessageFailed, AddressTaken)):
             await alice.handshake.introduce("victor")
         assert await alice.peers.address("victor") is None
-        assert victor.log.events("error") == ["address_taken"]
+        assert victor.log.events("error") == ["ethereum_address_taken"]
 
 
 def _any_binding() -> proofs.Binding:
@@ -333,7 +333,7 @@ async def test_a_new_address_needs_a_new_proof_and_the_old_one_stays_the_account
         assert await side.peers.address("a") == second.signer.address
         for rust in (first, second):
             assert await side.peers.owner(rust.signer.address) == "a"
-        assert side.log.events("warning") == ["peer_changed_address"]
+        assert side.log.events("warning") == ["ethereum_address_changed"]
         side.carry = first.answer  # and back
         await side.handshake.introduce("a")
         assert await side.peers.address("a") == first.signer.address
