@@ -120,9 +120,11 @@ class Bench:
 
     async def wait_said(self, event: str) -> None:
         """Wait until the log says it."""
-        with trio.fail_after(5):
-            while event not in self.log.events():
-                await trio.sleep(0.01)
+
+        async def look() -> list[str]:
+            return self.log.events()
+
+        await eventually(look, lambda events: event in events)
 
     async def wait_kept(self, count: int = 1) -> list[Payment]:
         await eventually(self.kept, lambda kept: len(kept) >= count)
