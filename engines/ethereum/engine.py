@@ -186,7 +186,7 @@ def connect_with(options: EthereumOptions) -> Connect:
                     services, options, rpc=rpc, signer=signer, asset=asset, peers=peers
                 )
                 await open_receiving(services, options, rpc=rpc, asset=asset, us=us, peers=peers)
-            except RpcFailure as error:
+            except (RpcFailure, ValueError) as error:
                 raise ConfigError(f"{error}: try again when the node works") from error
             services.log.info(
                 "ethereum_connected", address=us.address, chain_id=us.chain_id, asset=asset.name

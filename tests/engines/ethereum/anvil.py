@@ -127,7 +127,7 @@ class Chain:
     async def mined(self, transaction_hash: str) -> dict[str, Any]:
         """Wait for a transaction, which is mined soon after it was sent; return its receipt."""
         with trio.fail_after(5):
-            while not (found := await self.receipt(transaction_hash)):
+            while not (found := await self.receipt(transaction_hash)):  # noqa: ASYNC110
                 await trio.sleep(0.001)
         return found
 

@@ -74,7 +74,7 @@ async def resolve(sender: Sender) -> None:
         lambda: sender.find_settlement("bob", "s1"), lambda found: found is not None
     )
     with trio.fail_after(10):
-        assert AMOUNT == found or await sender.settle("bob", AMOUNT, "s2")
+        assert found == AMOUNT or await sender.settle("bob", AMOUNT, "s2")
 
 
 async def paid(bench: Bench) -> int:
