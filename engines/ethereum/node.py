@@ -7,9 +7,10 @@ with an error (``RpcError``), or it gave no usable answer and may have done what
 
 import math
 import random
+import re
 from collections.abc import Sequence
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx2
 import msgspec
@@ -125,11 +126,7 @@ class Node:
         self.shown_url = f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
         self.checked = False
         self._url = url
-        self._secrets = [
-            secret
-            for secret in (url, parts.path.strip("/"), parts.query, parts.username, parts.password)
-            if secret and len(secret) > 3
-        ]
+        self._secrets = _secrets(parts)
         self._client = client
         self._timeout_s = timeout_s
         self._places = trio.CapacityLimiter(_REQUESTS_MAX)
@@ -237,10 +234,13 @@ class Node:
                 rest_s = _seconds(response.headers.get("Retry-After"))
                 raise self.failed(f"answered with status {status}", rest_s=rest_s)
             body = bytearray()
-            async for part in response.aiter_bytes():
-                body += part
-                if len(body) > BODY_BYTES_MAX:
-                    return _too_large(f"answer is too large: over {BODY_BYTES_MAX} bytes")
+            with trio.CancelScope() as enough:  # to break off would leave generators half-way
+                async for part in response.aiter_bytes():
+                    body += part
+                    if len(body) > BODY_BYTES_MAX:
+                        enough.cancel()
+        if len(body) > BODY_BYTES_MAX:
+            return _too_large(f"answer is too large: over {BODY_BYTES_MAX} bytes")
         if status == 413:
             return _too_large("request is too large")
         try:
@@ -265,6 +265,13 @@ class Node:
             line = line.replace(secret, "...")
         line = line.encode("ascii", "backslashreplace").decode()
         return line[:_MESSAGE_CHARS_MAX]
+
+
+def _secrets(parts: SplitResult) -> list[str]:
+    """Return what may be secret in a URL, the longest first: providers put keys into its path."""
+    words = {parts.path, parts.query, *re.split(r"[/&=]", f"{parts.path}&{parts.query}")}
+    words |= {parts.username or "", parts.password or ""}
+    return sorted((word for word in words if len(word) > 3), key=len, reverse=True)
 
 
 def _request(number: int, method: str, parameters: list[Any]) -> dict[str, Any]:

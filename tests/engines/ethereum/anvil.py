@@ -1,5 +1,6 @@
 """A real chain for the tests: anvil, from npm, pinned by the lock file in ``node/``."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -33,14 +34,19 @@ NORMAL, REVERT, REFUSE, SILENT, FEE, HALVES, LIE = range(7)
 
 def install() -> str | None:
     """Install anvil as the lock file says, unless it is there; return why it cannot be had."""
-    if BINARY.exists():
-        return None
-    if shutil.which("npm") is None:
-        return "npm is not installed"
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(NODE)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    if result.returncode:
-        return f"npm ci failed: {result.stderr.strip()[-300:]}"
+    lock, installed = NODE / "package-lock.json", NODE / "node_modules" / ".package-lock.json"
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # several processes run tests
+        if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
+            return None
+        if shutil.which("npm") is None:
+            return "npm is not installed"
+        options = ["--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(NODE)]
+        command = ["npm", "ci", *options]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        if result.returncode:
+            return f"npm ci failed: {result.stderr.strip()[-300:]}"
+        installed.touch()
     return None
 
 
