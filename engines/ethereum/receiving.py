@@ -11,13 +11,14 @@ from typing import Final
 import trio
 
 from engines.ethereum.entries import Entries
-from engines.ethereum.rpc import Rpc, RpcFailure, View
+from engines.ethereum.rpc import Rpc, RpcError, RpcFailure, View
 from engines.ethereum.scanning import Inconsistent, Range, Scanner
 from engines.ethereum.telling import Seldom
 from engines.ethereum.trail import Trail
 from engines.ethereum.transfers import Transfer
 from settled import Services
 
+_READ_WELL: Final = 16  # ranges in a row, before more is asked for again
 _PROGRESS_EVERY_S: Final = 5.0
 
 
@@ -56,6 +57,7 @@ class Receiving:
         self._entries = entries
         self._pace = pace
         self._blocks = pace.blocks_max  # to look through at once
+        self._read_well = 0  # ranges since it was less
         self._trail = Trail.begin(0)
         self._progress = Progress(services)
         self._seldom = Seldom(services.log)
@@ -83,8 +85,12 @@ class Receiving:
             try:
                 found = await self._read()
             except (RpcFailure, ValueError) as error:
-                # Less at once may be what the node can give. At one block there is but to wait.
-                found, self._blocks = None, max(1, self._blocks // 2)
+                again = isinstance(error, RpcError) and self._blocks > 1
+                # Less at once may be what the node can give. Of one block there is no less.
+                self._blocks, self._read_well = max(1, self._blocks // 2), 0
+                if again:
+                    continue
+                found = None
                 self._seldom.warning(
                     "ethereum_blocks_unreadable", "", reason=str(error), blocks=self._blocks
                 )
@@ -115,7 +121,9 @@ class Receiving:
         before = self._trail
         await self._entries.enter(step.transfers, before=before, after=step.after)
         self._trail = step.after
-        self._blocks = min(self._pace.blocks_max, self._blocks * 2)
+        self._read_well += 1
+        if self._read_well % _READ_WELL == 0:
+            self._blocks = min(self._pace.blocks_max, self._blocks * 2)
         self._progress.tell(step.after.number - before.number, step.to_go)
 
     # --- when the chain has changed ---

@@ -1,16 +1,16 @@
 """The receiving part of an engine, on a real chain and a store that outlives it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import trio
 
 from engines.ethereum.entries import Entries
 from engines.ethereum.receiving import Pace, Receiving
-from engines.ethereum.rpc import Rpc
+from engines.ethereum.rpc import Rpc, View
 from engines.ethereum.scanning import EtherScanner, TokenScanner
 from engines.ethereum.signing import LocalSigner, SignedTransaction, UnsignedTransaction
 from engines.ethereum.transfers import Crediting
@@ -35,6 +35,7 @@ class Receiver:
     poll_s: float = 0.01
     store: MemoryStore = field(default_factory=MemoryStore)
     log: Log | None = None
+    hinder: Callable[[View], Any] = lambda view: view
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Running"]:
@@ -55,7 +56,8 @@ class Receiver:
                 scanner = TokenScanner(CHAIN_ID, OURS, self.token, 18)
             entries = Entries(side.services, side.peers, Crediting(self.max_credit))
             pace = Pace(self.confirmations, self.poll_s, self.blocks_max)
-            receiving = Receiving(side.services, rpc, scanner, entries, pace)
+            nodes = cast(Any, Hindered(rpc, self))
+            receiving = Receiving(side.services, nodes, scanner, entries, pace)
             await receiving.begin(self.start_block)
             nursery.start_soon(receiving.watch)
             yield Running(self.chain, side, receiving)
@@ -71,6 +73,18 @@ class Receiver:
         async with self.running() as running:
             await running.done()
             return await running.credits()
+
+
+class Hindered:
+    """Nodes that show the chain as somebody wants it to be seen."""
+
+    def __init__(self, rpc: Rpc, receiver: Receiver) -> None:
+        self._rpc, self._receiver = rpc, receiver
+
+    @asynccontextmanager
+    async def view(self) -> AsyncIterator[Any]:
+        async with self._rpc.view() as view:
+            yield self._receiver.hinder(view)
 
 
 @dataclass
