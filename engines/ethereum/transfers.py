@@ -64,11 +64,16 @@ class Crediting:
             yield transfer.id, amount
             return
         with localcontext(prec=_DIGITS):
-            times = -(-amount // self._max)
-            part = self._max * -(-times // _PARTS_MAX)
-            count = -(-amount // part)
+            part = self._max * _times(_times(amount, self._max), Decimal(_PARTS_MAX))
+            count = _times(amount, part)
             last = amount - part * (count - 1)
         yield transfer.id, part
         for n in range(2, int(count)):
             yield f"{transfer.id}-{n}/{count:f}", part
         yield f"{transfer.id}-{count:f}/{count:f}", last
+
+
+def _times(amount: Decimal, part: Decimal) -> Decimal:
+    """Return how many parts of this size hold an amount."""
+    whole, rest = divmod(amount, part)
+    return whole + 1 if rest else whole
