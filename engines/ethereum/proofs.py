@@ -153,7 +153,11 @@ def check_challenge(message: Message, identity: Identity) -> tuple[bytes, str | 
     binding = message.binding
     if not _BOUND.fullmatch(text) or not isinstance(binding, Binding):
         raise Bad("the challenge is neither a UUID nor bound to whoever made it")
-    if not is_address(binding.address) or not _RANDOM.fullmatch(binding.random):
+    if (
+        not is_address(binding.address)
+        or not (binding.token is None or is_address(binding.token))
+        or not _RANDOM.fullmatch(binding.random)
+    ):
         raise Bad("the binding of the challenge is malformed")
     if binding.challenge() != challenge:
         raise Bad("the challenge does not belong to its binding")

@@ -92,7 +92,11 @@ class Receiving:
                     continue
                 found = None
                 self._seldom.warning(
-                    "ethereum_blocks_unreadable", "", reason=str(error), blocks=self._blocks
+                    "ethereum_blocks_unreadable",
+                    "",
+                    after=self._trail.number,
+                    reason=f"{error}: what is paid to us is not seen until a node shows the blocks "
+                    f"after this one",
                 )
             if found is not None:
                 await self._enter(found)

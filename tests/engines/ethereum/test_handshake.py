@@ -443,3 +443,13 @@ def test_numbers_are_written_without_leading_zeros(number: int) -> None:
     written = proofs._shortest(number)
     assert int.from_bytes(bytes(written)) == number
     assert not written or written[0] != 0
+
+
+async def test_a_binding_that_names_no_token_at_all_is_refused() -> None:
+    async with trio.open_nursery() as nursery:
+        side = Side(KEYS[0], nursery)
+        await side.store.open_account("a")
+        identity = Identity(31337, "\x1b[2J" * 100, "0x" + "9" * 40)
+        with pytest.raises(Bad, match="malformed"):
+            await side.handshake.answer("a", proofs.encode_challenge(identity.binding()))
+        nursery.cancel_scope.cancel()
