@@ -1,7 +1,7 @@
 """A node that says what it is told to say, for what a real one cannot be made to do."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +69,47 @@ class ScriptedNode:
         return json.dumps([self.answer(call) for call in reversed(calls)]).encode()
 
 
+Reply = Callable[[bytes], Awaitable[tuple[int, dict[str, str], bytes]]]
+"""Answers the body of a request: with a status, headers and a body."""
+
+
+@asynccontextmanager
+async def serving(reply: Reply) -> AsyncIterator[str]:
+    """Serve HTTP on loopback, a connection for each request; yield the URL."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            with suppress(trio.BrokenResourceError):
+                await _serve_one(stream, reply)
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        yield f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+        nursery.cancel_scope.cancel()
+
+
+async def _serve_one(stream: trio.SocketStream, reply: Reply) -> None:
+    request = b""
+    while b"\r\n\r\n" not in request:
+        chunk = await stream.receive_some()
+        if not chunk:
+            return
+        request += chunk
+    head, _, body = request.partition(b"\r\n\r\n")
+    (length,) = (
+        int(line.split(b":")[1])
+        for line in head.lower().split(b"\r\n")
+        if line.startswith(b"content-length:")
+    )
+    while len(body) < length:
+        body += await stream.receive_some()
+    status, headers, answer = await reply(body)
+    lines = [f"HTTP/1.1 {status} Any", f"Content-Length: {len(answer)}", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    await stream.send_all("\r\n".join([*lines, "", ""]).encode() + answer)
+
+
 @asynccontextmanager
 async def scripted(**settings: Any) -> AsyncIterator[ScriptedNode]:
     """Run such a node on loopback; it is on the chain of the tests, at block 100."""
@@ -80,32 +121,10 @@ async def scripted(**settings: Any) -> AsyncIterator[ScriptedNode]:
         **node.answers,
     }
 
-    async def serve(stream: trio.SocketStream) -> None:
-        async with stream:
-            request = b""
-            while b"\r\n\r\n" not in request:
-                request += await stream.receive_some()
-            head, _, body = request.partition(b"\r\n\r\n")
-            (length,) = (
-                int(line.split(b":")[1])
-                for line in head.lower().split(b"\r\n")
-                if line.startswith(b"content-length:")
-            )
-            while len(body) < length:
-                body += await stream.receive_some()
-            if node.silent:
-                await trio.sleep_forever()
-            reply = node.reply(body)
-            lines = [f"HTTP/1.1 {node.status} Any", f"Content-Length: {len(reply)}"]
-            lines += [f"{name}: {value}" for name, value in node.headers.items()]
-            answer = "\r\n".join([*lines, "Connection: close", "", ""]).encode() + reply
-            with suppress(trio.BrokenResourceError):
-                await stream.send_all(answer)
+    async def reply(body: bytes) -> tuple[int, dict[str, str], bytes]:
+        if node.silent:
+            await trio.sleep_forever()
+        return node.status, node.headers, node.reply(body)
 
-    async with trio.open_nursery() as nursery:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        port = listener.socket.getsockname()[1]
-        node.url = f"http://127.0.0.1:{port}"
-        nursery.start_soon(trio.serve_listeners, serve, [listener])
+    async with serving(reply) as node.url:
         yield node
-        nursery.cancel_scope.cancel()
