@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "ethereum.md").read_text()
 def test_the_first_settlement_moves_money(anvil_url: str, tmp_path: Path) -> None:
     (program,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert "http://127.0.0.1:8545" in program
-    with running("--block-time", "1") as url:
+    with running("--block-time", "0.2") as url:
         (tmp_path / "first_settlement.py").write_text(program.replace("http://127.0.0.1:8545", url))
         done = subprocess.run(
             [sys.executable, "first_settlement.py"],
