@@ -445,11 +445,21 @@ def test_numbers_are_written_without_leading_zeros(number: int) -> None:
     assert not written or written[0] != 0
 
 
-async def test_a_binding_that_names_no_token_at_all_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("token", "address", "random"),
+    [
+        ("\x1b[2J" * 100, "0x" + "9" * 40, None),
+        (None, "nobody", None),
+        (None, "0x" + "9" * 40, "\n" * 32),
+    ],
+)
+async def test_a_binding_to_nothing_that_can_be_is_refused(
+    token: str | None, address: str, random: str | None
+) -> None:
     async with trio.open_nursery() as nursery:
         side = Side(KEYS[0], nursery)
         await side.store.open_account("a")
-        identity = Identity(31337, "\x1b[2J" * 100, "0x" + "9" * 40)
+        binding = Identity(31337, token, address).binding(random)
         with pytest.raises(Bad, match="malformed"):
-            await side.handshake.answer("a", proofs.encode_challenge(identity.binding()))
+            await side.handshake.answer("a", proofs.encode_challenge(binding))
         nursery.cancel_scope.cancel()

@@ -1,6 +1,7 @@
 """The chain changes its mind: what is credited is what stays, once."""
 
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -123,6 +124,7 @@ async def test_a_credited_payment_that_has_gone_is_told_and_may_come_back(
     await receiver.chain.mine(CONFIRMATIONS)
     receiver.max_credit = Decimal("0.3")
     assert await receiver.run_to_end() == [(f"{CHAIN_ID}:{signed.hash}:value", 1)]
+    assert len(receiver.log.events("error")) == 2  # it was known that this is the one
 
 
 async def test_an_unclaimed_payment_that_has_gone_cannot_be_claimed(receiver: Receiver) -> None:
@@ -185,6 +187,7 @@ def test_the_trail_reaches_back_far_and_stays_short() -> None:
         assert trail.reach == 99 or number - trail.reach >= 12 * 15
         numbers = [mark[0] for mark in trail.marks]
         assert numbers == sorted(set(numbers))
+        assert all(later - earlier <= 24 for earlier, later in pairwise(numbers))
     assert Trail.read(trail.stored()) == trail
 
 
