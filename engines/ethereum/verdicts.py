@@ -38,6 +38,7 @@ class Verdicts:
         self._confirmations = confirmations
         self._seldom = seldom
         self._replacements = Replaced(address)
+        self._lost_at: dict[str, int] = {}  # head at which it was first not to be found
         self._look_at: dict[str, int] = {}  # settlement id -> head from which on it is worth it
 
     async def find(self, view: View, payments: Sequence[Payment]) -> list[Payment]:
@@ -64,6 +65,7 @@ class Verdicts:
         for payment in found:
             self._look_at.pop(payment.settlement_id, None)
             self._replacements.forget(payment)
+            self._lost_at.pop(payment.settlement_id, None)
         return found
 
     def _is_final(self, view: View, payment: Payment, block: int) -> bool:
@@ -126,11 +128,12 @@ class Verdicts:
         try:
             used = await self._replacements.find(view, payment)
         except RpcError as error:
-            self._tell_lost(payment, str(error))
+            self._tell_lost(view, payment, str(error))
             return None
         if used is None:
-            self._tell_lost(payment, "the node does not show it")
+            self._tell_lost(view, payment, "the node does not show it")
             return None
+        self._lost_at.pop(payment.settlement_id, None)
         block, transaction = used
         mined_as = abi.hash32(transaction.get("hash"))
         if mined_as in payment.hashes or not self._is_final(view, payment, block):
@@ -151,7 +154,11 @@ class Verdicts:
         )
         return fail(payment, reason)
 
-    def _tell_lost(self, payment: Payment, why: str) -> None:
+    def _tell_lost(self, view: View, payment: Payment, why: str) -> None:
+        """Say that it cannot be told what used a nonce, if that is no passing thing."""
+        since = self._lost_at.setdefault(payment.settlement_id, view.head)
+        if view.head < since + self._confirmations:
+            return
         self._seldom.error(
             "nonce_used_by_unknown",
             payment.settlement_id,

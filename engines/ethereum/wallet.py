@@ -93,13 +93,14 @@ class Wallet:
             ConfigError: when the database is another key's, chain's or asset's.
         """
         await self._same_wallet(genesis)
-        counts = await view.read(
+        found, pending = await view.batch(
             [
                 ("eth_getTransactionCount", [self.address, hex(view.head)]),
                 ("eth_getTransactionCount", [self.address, "pending"]),
             ]
         )
-        count, with_pending = (abi.number(found) for found in counts)
+        count = abi.number(found)
+        with_pending = count if isinstance(pending, RpcError) else abi.number(pending)
         kept = await self._payments.next_nonce()
         if kept is None:
             await self._payments.set_next_nonce(count)
@@ -212,7 +213,16 @@ class Wallet:
             if quote.count > nonce:
                 await self._doubt(nonce, quote.count, quote.count)
                 nonce = quote.count
-            await self._payments.add(await self.sign(replace(payment, nonce=nonce), quote.fees))
+            signed = await self.sign(replace(payment, nonce=nonce), quote.fees)
+            await self._payments.add(signed)
+        self._services.log.info(
+            "payment_signed",
+            account=payment.account_id,
+            settlement=payment.settlement_id,
+            payee=payment.payee,
+            nonce=nonce,
+            transaction=signed.hashes[0],
+        )
 
     def _check_money(self, quote: Quote, units: int) -> None:
         pending = self._payments.from_nonce(quote.count)
