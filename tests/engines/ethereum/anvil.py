@@ -1,18 +1,23 @@
-"""A real chain for the tests: anvil, from npm, pinned by the lock file in ``node/``."""
+"""A real chain for the tests: anvil, from npm, pinned by the lock file in ``node/``.
+
+The longer campaign runs on hardhat too, a second implementation that is stricter.
+"""
 
 import fcntl
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
 import httpx2
+import pytest
 import trio
 
 from engines.ethereum import abi
@@ -20,11 +25,15 @@ from engines.ethereum.signing import LocalSigner
 
 HERE: Final = Path(__file__).parent
 NODE: Final = HERE / "node"
+HARDHAT: Final = HERE / "hardhat"
 BINARY: Final = NODE / "node_modules" / "@foundry-rs" / "anvil-linux-amd64" / "bin" / "anvil"
 TOKEN_CODE: Final = "0x" + (HERE / "contracts" / "token.hex").read_text().strip()[2:]
 CHAIN_ID: Final = 31337
 ETHER: Final = 10**18
 GWEI: Final = 10**9
+# How the methods of each begin that are not of Ethereum.
+ANVIL_TOOLS: Final = "anvil_"
+HARDHAT_TOOLS: Final = "hardhat_"
 # The first of the accounts that anvil funds; everybody knows its key.
 RICH: Final = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266"
 
@@ -32,16 +41,17 @@ RICH: Final = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266"
 NORMAL, REVERT, REFUSE, SILENT, FEE, HALVES, LIE = range(7)
 
 
-def install() -> str | None:
-    """Install anvil as the lock file says, unless it is there; return why it cannot be had."""
-    lock, installed = NODE / "package-lock.json", NODE / "node_modules" / ".package-lock.json"
+def install(directory: Path = NODE) -> str | None:
+    """Install what the lock file says, unless it is there; return why it cannot be had."""
+    lock = directory / "package-lock.json"
+    installed = directory / "node_modules" / ".package-lock.json"
     with lock.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # several processes run tests
         if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
             return None
         if shutil.which("npm") is None:
             return "npm is not installed"
-        options = ["--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(NODE)]
+        options = ["--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(directory)]
         command = ["npm", "ci", *options]
         result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
         if result.returncode:
@@ -50,44 +60,63 @@ def install() -> str | None:
     return None
 
 
-@contextmanager
-def running(*arguments: str) -> Iterator[str]:
+def running(*arguments: str) -> AbstractContextManager[str]:
     """Run anvil on a free port of loopback; yield its URL."""
     command = [str(BINARY), "--host", "127.0.0.1", "--port", "0", "--chain-id", str(CHAIN_ID)]
+    return _running([*command, *arguments], r"^Listening on (\S+)\s", NODE)
+
+
+def running_hardhat() -> AbstractContextManager[str]:
+    """Run hardhat, the second implementation, on a free port of loopback; yield its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = HARDHAT / "node_modules" / "hardhat" / "internal" / "cli" / "bootstrap.js"
+    command = ["node", str(program), "node", "--hostname", "127.0.0.1", "--port", str(port)]
+    return _running(command, r"server at http://(\S+?)/?\s", HARDHAT)
+
+
+@contextmanager
+def _running(command: list[str], listens: str, directory: Path) -> Iterator[str]:
+    environment = {**os.environ, "NO_COLOR": "1", "HARDHAT_DISABLE_TELEMETRY_PROMPT": "true"}
     # It says much: to a file, since it would wait for whoever does not read a pipe.
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
-            [*command, *arguments],
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "NO_COLOR": "1"},
+            command, stdout=output, stderr=output, env=environment, cwd=directory
         )
         try:
-            yield _listening(process, output)
+            yield _listening(process, output, listens)
         finally:
             process.kill()
             process.wait()
 
 
-def _listening(process: "subprocess.Popen[bytes]", output: IO[str]) -> str:
+def _listening(process: "subprocess.Popen[bytes]", output: IO[str], listens: str) -> str:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and process.poll() is None:
         output.seek(0)
-        found = re.search(r"^Listening on (\S+)\s", output.read(), re.MULTILINE)
+        found = re.search(listens, output.read(), re.MULTILINE)
         if found is not None:
             return f"http://{found[1]}"
         time.sleep(0.01)
-    raise AssertionError(f"anvil does not listen: {process.poll()}")
+    raise AssertionError(f"{process.args!r} does not listen: {process.poll()}")
 
 
 class Chain:
     """What the tests do on the chain, and what they see there."""
 
-    def __init__(self, url: str, client: httpx2.AsyncClient) -> None:
+    def __init__(self, url: str, client: httpx2.AsyncClient, tools: str = ANVIL_TOOLS) -> None:
         self.url = url
+        self.tools = tools
         self._client = client
 
     async def rpc(self, method: str, *parameters: Any) -> Any:
+        method = method.replace("anvil_", self.tools)
+        if method == "hardhat_reorg":
+            pytest.skip("hardhat cannot undo blocks")
+        if method == "hardhat_dropAllTransactions":
+            for transaction in await self.pool():
+                await self.rpc("hardhat_dropTransaction", transaction)
+            return None
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(parameters)}
         answer = (await self._client.post(self.url, json=body)).json()
         if "error" in answer:
@@ -139,6 +168,9 @@ class Chain:
 
     async def pool(self) -> list[str]:
         """Return the hashes of the transactions that wait, in the order of their nonces."""
+        if self.tools == HARDHAT_TOOLS:
+            pending = await self.rpc("eth_pendingTransactions")
+            return [transaction["hash"] for transaction in pending]
         content = await self.rpc("txpool_content")
         waiting = [
             (int(nonce), transaction["hash"])
@@ -177,7 +209,9 @@ class Chain:
 async def on_chain(url: str) -> AsyncIterator[Chain]:
     """Open the chain at a URL for a test; afterwards it is as it was before."""
     async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
-        chain = Chain(url, client)
+        version = (await Chain(url, client).rpc("web3_clientVersion")).lower()
+        tools = HARDHAT_TOOLS if version.startswith("hardhat") else ANVIL_TOOLS
+        chain = Chain(url, client, tools)
         snapshot = await chain.rpc("evm_snapshot")
         # What the next block takes is not part of that.
         await chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
