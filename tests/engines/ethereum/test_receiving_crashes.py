@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.ethereum.transfers import Crediting, Transfer
+from engines.ethereum.units import to_amount, to_units
 from settled import Transaction
 from settled.store.records import AddCredit, Change, SetState
 from settled.testing import MemoryStore
@@ -129,11 +130,11 @@ def parts(amount: Decimal, most: Decimal | None) -> list[tuple[str, Decimal]]:
 def test_parts_add_up_and_another_limit_cannot_credit_twice(
     units: int, times: int, other_times: int, more: int
 ) -> None:
-    amount = Decimal(units).scaleb(-18)
-    most, other = (Decimal(units // n + more).scaleb(-18) for n in (times, other_times))
+    amount = to_amount(units, 18)  # Decimal's own arithmetic would round it
+    most, other = (to_amount(units // n + more, 18) for n in (times, other_times))
     most, other = max(most, Decimal("1E-18")), max(other, Decimal("1E-18"))
     found = parts(amount, most)
-    assert sum(int(part.scaleb(18)) for _, part in found) == units
+    assert sum(to_units(part, 18) for _, part in found) == units
     assert all(0 < part <= most for _, part in found)
     assert len({known for known, _ in found}) == len(found)
     assert found[0][0] == "id"
