@@ -312,3 +312,20 @@ async def test_a_key_that_is_used_elsewhere_meanwhile_leaves_no_gap(bench: Bench
         assert "transactions_unknown" in bench.log.events()
     assert await bench.chain.balance(bob) == 2 * ETHER
     assert (await bench.kept())[0].nonce == 2
+
+
+async def test_what_waits_in_the_pool_and_was_forgotten_is_doubt_too(bench: Bench) -> None:
+    bob = await bench.add_peer()
+    async with bench.engine(confirmations=1) as sender:
+        await sender.settle("bob", Decimal(1), "s1")
+    await bench.chain.automine(False)
+    await foreign(bench, 1, bob, ETHER)
+    async with bench.engine(confirmations=1) as sender, settling(sender, "2", "s3") as task:
+        assert "transactions_unknown" in bench.log.events()
+        assert await sender.find_settlement("bob", "s2") is None
+        # Only one of the two can be mined.
+        await eventually(bench.kept, lambda kept: kept[-1].nonce == 1)
+        await bench.chain.mine(3)
+        outcome = await task.wait()
+    paid = await bench.chain.balance(bob)
+    assert paid == (2 * ETHER if isinstance(outcome, NotSettled) else 3 * ETHER)
