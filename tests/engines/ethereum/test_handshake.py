@@ -93,21 +93,32 @@ async def test_the_vector_of_the_rust_engine() -> None:
     assert found == VECTOR["address"]
 
 
-@pytest.mark.parametrize(
-    ("v", "accepted"),
-    [(27, True), (28, False), (37, True), (38, False), (2 * 31337 + 35, True), (0, False)],
-)
-async def test_v_may_hold_a_chain_id(v: int, accepted: bool) -> None:
-    message = json.loads(await RustEngine(str(VECTOR["key"])).proof(numbers(UUID), None))
-    signature = await LocalSigner(str(VECTOR["key"])).sign_digest(proofs.digest(UUID.encode()))
-    message["signature"]["v"] = list((v + signature.v - 27 if accepted else v).to_bytes(4))
-    decoded = proofs.decode(json.dumps(message).encode())
+@given(st.uuids(version=4).map(str), st.sampled_from([0, 10, 2 * 31337 + 8]))
+@example("00000000-0000-4000-8000-000000000000", 10)
+@example(UUID, 10)
+async def test_v_may_hold_a_chain_id(challenge: str, more: int) -> None:
+    rust = RustEngine(str(VECTOR["key"]))
+    message = json.loads(await rust.proof(numbers(challenge), None))
+    (v,) = message["signature"]["v"]
     ours = Identity(1, None, "0x" + "1" * 40)
-    if accepted or v in {signature.v, signature.v + 10}:
-        assert proofs.check_proof(decoded, UUID.encode(), ours) == VECTOR["address"]
-    else:
-        with pytest.raises(Bad):
-            proofs.check_proof(decoded, UUID.encode(), ours)
+    for told, good in ((v, True), (55 - v, False), (0, False), (35, False), (36, False)):
+        message["signature"]["v"] = list((told + more if told in {27, 28} else told).to_bytes(4))
+        decoded = proofs.decode(json.dumps(message).encode())
+        if good:
+            assert proofs.check_proof(decoded, challenge.encode(), ours) == VECTOR["address"]
+        else:
+            with pytest.raises(Bad, match="does not prove"):
+                proofs.check_proof(decoded, challenge.encode(), ours)
+
+
+def test_both_kinds_of_v_are_tried() -> None:
+    """The examples above: their signatures differ in it."""
+    signer = LocalSigner(str(VECTOR["key"]))
+    found = {
+        trio.run(signer.sign_digest, proofs.digest(challenge.encode())).v
+        for challenge in (UUID, "00000000-0000-4000-8000-000000000000")
+    }
+    assert found == {27, 28}
 
 
 async def test_a_rust_engine_is_met_in_either_role() -> None:
