@@ -5,9 +5,9 @@
 3. The creator answers that one too.
 
 Both sides may do so at the same time, and every message may come twice. A proof counts for the one
-account that its challenge was made for. A peer's address is learned, and so paid, only when the peer
-has accepted ours: else somebody who had us answer that peer's challenge could be taken for us there,
-and be credited for what we pay.
+account that its challenge was made for. A peer's address is learned, and so paid, only once the
+peer has accepted ours: else somebody who had us answer that peer's challenge could be taken for us
+there, and be credited for what we pay.
 """
 
 import trio

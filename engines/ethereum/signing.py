@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from eth_account import Account
 from eth_keys.datatypes import PrivateKey
 from eth_keys.datatypes import Signature as RecoverableSignature
 from eth_keys.exceptions import BadSignature
 from eth_utils.crypto import keccak
 from eth_utils.exceptions import ValidationError
 
+from engines.ethereum.accounts import Account
 from settled import ConfigError
 
 _KEY: Final = re.compile(r"(?:0x)?([0-9a-f]{64})", re.ASCII | re.IGNORECASE)

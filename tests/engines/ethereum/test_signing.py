@@ -1,14 +1,16 @@
 """Signing: what is signed is what was asked for, and a key never shows."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from eth_account import Account
 from eth_utils.crypto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines.ethereum.accounts import Account
 from engines.ethereum.signing import (
     LocalSigner,
     Signature,
@@ -113,3 +115,19 @@ def test_what_is_no_keystore_is_told_in_one_line(tmp_path: Path, content: str) -
         open_keystore(path, "secret")
     with pytest.raises(ConfigError, match="No such file"):
         open_keystore(tmp_path / "none.json", "secret")
+
+
+def test_the_engine_leaves_the_recursion_limit_as_it_is() -> None:
+    """With a higher one, a message that is nested deep enough overflows the stack."""
+    code = (
+        "import sys; before = sys.getrecursionlimit()\n"
+        "import engines.ethereum.engine\n"
+        "from engines.ethereum.proofs import Bad, decode\n"
+        "assert sys.getrecursionlimit() == before\n"
+        "try: decode(b'{\"binding\":' + b'[' * 16_000)\n"
+        "except Bad: print('refused')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
