@@ -88,6 +88,12 @@ class Bench:
     async def engine(self, **options: Any) -> AsyncIterator[Sender]:
         """Open it, as a daemon does at each start; at the end all of it is torn off."""
         options_now = replace(self.options, **options)
+        with trio.fail_after(30):  # what should have failed may wait for ever instead
+            async with self._engine(options_now) as sender:
+                yield sender
+
+    @asynccontextmanager
+    async def _engine(self, options_now: EthereumOptions) -> AsyncIterator[Sender]:
         async with trio.open_nursery() as nursery:
             services = Services(self.store, cast(Any, None), nursery)
             services.log = cast(Any, self.log)

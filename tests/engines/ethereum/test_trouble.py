@@ -44,6 +44,18 @@ async def test_a_dropped_transaction_is_sent_again(bench: Bench) -> None:
     assert await bench.chain.balance(bob) == 15 * ETHER // 10
 
 
+async def test_a_transaction_that_the_node_refuses_is_offered_until_it_is_taken(
+    bench: Bench,
+) -> None:
+    bob = await bench.add_peer()
+    await bench.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(20 * GWEI))
+    async with bench.engine() as sender, settling(sender):
+        await bench.wait_said("transaction_refused")
+        await bench.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+        await eventually(lambda: bench.chain.balance(bob), bool)
+    assert bench.log.events().count("transaction_refused") == 1
+
+
 async def stuck(bench: Bench) -> None:
     """Have the chain take more than was offered, for some blocks."""
     for _block in range(3):
