@@ -18,7 +18,7 @@ async def test_the_chain_is_left_as_it_was_found(chain: Chain) -> None:
 async def test_the_next_test_sees_nothing_of_it(chain: Chain) -> None:
     assert await chain.pool() == []
     head = await chain.head()
-    await chain.send(RICH, RICH, 1)
+    await chain.mined(await chain.send(RICH, RICH, 1))
     assert await chain.head() == head + 1
 
 
@@ -26,15 +26,15 @@ async def test_the_token_behaves_as_it_is_told(chain: Chain) -> None:
     token = await chain.deploy_token(6)
     alice, bob = (await chain.signer(), await chain.signer())
     await chain.mint(token, alice.address, 1000)
-    receipt = await chain.receipt(await chain.transfer(token, alice.address, bob.address, 200))
+    receipt = await chain.mined(await chain.transfer(token, alice.address, bob.address, 200))
     assert (len(receipt["logs"]), await chain.token_balance(token, bob.address)) == (1, 200)
     await chain.set_mode(token, FEE)
-    await chain.transfer(token, alice.address, bob.address, 200)
+    await chain.mined(await chain.transfer(token, alice.address, bob.address, 200))
     assert await chain.token_balance(token, bob.address) == 398
     await chain.set_mode(token, HALVES)
-    receipt = await chain.receipt(await chain.transfer(token, alice.address, bob.address, 2))
+    receipt = await chain.mined(await chain.transfer(token, alice.address, bob.address, 2))
     assert (len(receipt["logs"]), await chain.token_balance(token, bob.address)) == (2, 400)
-    receipt = await chain.receipt(
+    receipt = await chain.mined(
         await chain.transfer_many(token, alice.address, [bob.address, RICH], 5)
     )
     assert (len(receipt["logs"]), await chain.token_balance(token, RICH)) == (2, 5)

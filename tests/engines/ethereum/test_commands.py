@@ -11,12 +11,12 @@ import pytest
 import trio
 from click.testing import CliRunner
 
-from engines.ethereum.commands import ethereum
 from engines.ethereum.fees import Fees
 from engines.ethereum.peers import Peers
 from engines.ethereum.transactions import Payment
 from engines.ethereum.transfers import Crediting, Transfer
 from settled import Services, open_sqlite
+from settled.cli import main
 
 ADDRESS = "0x" + "ab" * 20
 
@@ -27,7 +27,7 @@ def db(tmp_path: Path) -> Path:
 
 
 def shown(db: Path, *args: str) -> str:
-    result = CliRunner().invoke(ethereum, [*args, "--db", str(db)])
+    result = CliRunner().invoke(main, ["ethereum", *args, "--db", str(db)])
     assert result.exit_code == 0, result.output
     return result.stdout
 
