@@ -8,7 +8,7 @@ DEV := $(VENV)/.ready-dev
 FUZZ := $(VENV)/.ready-fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test neighbours damage run check simulate mutate format docs clean fuzz hostile crashes soak bench
+.PHONY: help demo test neighbours ethereum damage run check simulate mutate format docs clean fuzz hostile crashes soak bench
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,6 +35,10 @@ test: $(DEV)  ## run the tests, as many at once as there are processors
 
 neighbours: $(DEV)  ## all tests of broken connectors, peers and engines, and 10,000 retries
 	NEIGHBOURS=all $(BIN)/python -m pytest -q tests/neighbours
+
+ethereum: $(DEV)  ## the Ethereum engine on a real chain: stopped at every wait, and 1,000 settlements (needs npm)
+	ETHEREUM=all $(BIN)/python -m pytest -q tests/engines/ethereum
+	ETHEREUM_NODE=hardhat $(BIN)/python -m pytest -q tests/engines/ethereum -k "sending or trouble"
 
 damage: $(DEV)  ## damage database files in many more places than `make test` does
 	SETTLED_DAMAGE_SAMPLES=$${SAMPLES:-60} $(BIN)/python -m pytest -q tests/damage

@@ -24,7 +24,7 @@ FLOORS = (
     ("engine",),
     ("http",),
     ("daemon",),
-    ("setting_values", "config", "logs", "cli"),
+    ("setting_values", "config", "logs", "cli", "commands"),
     ("testing",),
 )
 
@@ -93,7 +93,7 @@ def test_engines_use_only_what_settled_exports() -> None:
 def exported() -> set[str]:
     import settled
 
-    return {f"settled.{name}" for name in settled.__all__}
+    return {f"settled.{name}" for name in settled.__all__} | {"settled.commands"}
 
 
 @pytest.mark.parametrize("floor", ["amounts.py", "store", "core", "connector.py"])

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from settled.cli import plugins
 from settled.errors import SettledError
 from settled.text import describe_error, one_line
 
@@ -42,7 +43,17 @@ class LazyGroup(click.Group):
 
 
 class MainGroup(LazyGroup):
-    """The top of the command line: turns whatever a command raises into a line and an exit code."""
+    """The top of the command line: turns whatever a command raises into a line and an exit code.
+
+    Below the program's own commands are those that other packages have installed.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        own = super().list_commands(ctx)
+        return [*own, *(name for name in plugins.names() if name not in own)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name) or plugins.load(cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -15,6 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from settled.cli import plugins
 from settled.cli.group import MainGroup, telling_leaf
 from settled.cli.root import COMMANDS, main
 from settled.errors import ConfigError, NotFound, StoreHeld
@@ -122,7 +123,7 @@ def _every_command(group: click.Command, path: tuple[str, ...]) -> Iterator[tupl
 
 def test_every_command_shows_its_help_with_examples() -> None:
     paths = list(_every_command(main, ()))
-    assert {path[0] for path in paths if path} == set(COMMANDS)
+    assert {path[0] for path in paths if path} == {*COMMANDS, *plugins.names()}
     for path in paths:
         for flag in ("-h", "--help"):
             result = run(*path, flag)

@@ -1,0 +1,21 @@
+"""Ether and ERC-20 tokens, on any chain that speaks Ethereum's JSON-RPC.
+
+Run it with::
+
+    pip install settled[ethereum]
+    settled run --engine ethereum -o rpc_url=http://127.0.0.1:8545 -o chain_id=31337 -o key_file=KEY
+"""
+
+from engines.ethereum.options import EthereumOptions
+from settled import ConfigError, Connect
+
+
+def create_engine(options: EthereumOptions) -> Connect:
+    """Pay peers in ether or an ERC-20 token, and credit what they pay."""
+    try:
+        from engines.ethereum.engine import connect_with
+    except ImportError as error:
+        if (error.name or "").startswith(("engines", "settled")):
+            raise
+        raise ConfigError(f"{error.name} is missing: pip install settled[ethereum]") from error
+    return connect_with(options)

@@ -1,0 +1,164 @@
+"""The payments of a range of blocks, entered once, whatever the chain does.
+
+Beside each credit a note, ``seen:<transfer id>``, is kept for as long as the trail reaches back.
+When blocks are looked through again, the notes tell what was entered before, though the accounts or
+``max_credit`` have changed since, and which payments the chain does not show any more.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from engines.ethereum.peers import Peers
+from engines.ethereum.trail import Trail
+from engines.ethereum.transfers import Crediting, Transfer
+from settled import Services, SettlementConflict, Transaction
+
+_BATCH: Final = 200
+_GONE: Final = -1  # the block of a payment that the chain does not show any more
+
+
+class Entries:
+    """Enters confirmed payments: as credits, or for the operator to see."""
+
+    def __init__(self, services: Services, peers: Peers, crediting: Crediting) -> None:
+        self._services = services
+        self._peers = peers
+        self._crediting = crediting
+        self._seen: dict[str, dict[str, Any]] = {}
+
+    async def load(self) -> None:
+        """Read the notes of before."""
+        found = await self._services.state.items("seen:")
+        self._seen = {key.partition(":")[2]: note for key, note in found}
+
+    async def enter(self, transfers: list[Transfer], *, before: Trail, after: Trail) -> None:
+        """Commit all that was paid in the blocks between two ends of the trail, and the new end.
+
+        What is too much for one transaction is committed in parts, the end of the trail with the
+        last: the parts before would be passed over when the range is looked through again.
+        """
+        found = {transfer.id: transfer for transfer in transfers}
+        async with self._peers.lock:
+            new = [transfer for transfer in found.values() if self._is_new(transfer)]
+            last = max(0, len(new) - 1) // _BATCH * _BATCH
+            for first in range(0, last, _BATCH):
+                await self._write(new[first : first + _BATCH])
+            notes, kept = await self._changes(found, before, after)
+
+            def end(changes: Transaction) -> None:
+                changes.set_state("trail", after.stored())
+                for known, note in notes.items():
+                    if note is None:
+                        changes.delete_state(_note_key(known))
+                    else:
+                        changes.set_state(_note_key(known), note)
+                for key in kept:
+                    changes.delete_state(key)
+
+            await self._write(new[last:], end)
+            for known, note in notes.items():
+                if note is None:
+                    del self._seen[known]
+                else:
+                    self._seen[known] = note
+
+    async def _changes(
+        self, found: dict[str, Transfer], before: Trail, after: Trail
+    ) -> tuple[dict[str, dict[str, Any] | None], list[str]]:
+        """Return the notes to change or delete, and the keys of kept transfers to delete."""
+        notes: dict[str, dict[str, Any] | None] = {}
+        kept = []
+        for known, note in self._seen.items():
+            if known in found:
+                if note["block"] != found[known].block:
+                    notes[known] = note | {"block": found[known].block}
+            elif before.number < note["block"] <= after.number:
+                key = await self._peers.kept(note["sender"], known)
+                notes[known] = note | {"block": _GONE} if key is None else None
+                if key is None:
+                    await self._tell_gone(known, note)
+                else:
+                    kept.append(key)
+            elif note["block"] != _GONE and note["block"] <= after.reach:
+                notes[known] = None
+        return notes, kept
+
+    def _is_new(self, transfer: Transfer) -> bool:
+        """Say whether a transfer was not seen before, wherever in the chain."""
+        note = self._seen.get(transfer.id)
+        if note is not None and note["amount"] != f"{transfer.amount:f}":
+            self._services.log.error(
+                "ethereum_payment_changed",
+                transfer=transfer.id,
+                sender=transfer.sender,
+                amount=f"{transfer.amount:f}",
+                before=note["amount"],
+                reason="the chain has changed what this transaction paid after it was credited; "
+                "the first amount stands: settle the difference with the peer",
+            )
+        return note is None
+
+    async def _write(
+        self, transfers: list[Transfer], end: Callable[[Transaction], None] | None = None
+    ) -> None:
+        """Commit transfers and what else belongs to them: at once, or else one by one."""
+        owners = [await self._peers.owner(transfer.sender) for transfer in transfers]
+        try:
+            async with self._services.transaction() as changes:
+                for transfer, owner in zip(transfers, owners, strict=True):
+                    if owner is None:
+                        self._peers.keep(changes, transfer)
+                    else:
+                        self._crediting.credit(changes, owner, transfer)
+                    changes.set_state(_note_key(transfer.id), _note(transfer))
+                if end is not None:
+                    end(changes)
+        except SettlementConflict as error:
+            if len(transfers) == 1:
+                self._crediting.tell_conflict(self._services, str(owners[0]), transfers[0], error)
+                await self._services.state.set(_note_key(transfers[0].id), _note(transfers[0]))
+            else:
+                for transfer in transfers:
+                    await self._write([transfer])
+            if end is not None:
+                await self._write([], end)
+        else:
+            for transfer, owner in zip(transfers, owners, strict=True):
+                self._tell(transfer, owner)
+        for transfer in transfers:
+            self._seen[transfer.id] = _note(transfer)
+
+    def _tell(self, transfer: Transfer, owner: str | None) -> None:
+        fields = {"amount": f"{transfer.amount:f}", "transfer": transfer.id}
+        if owner is None:
+            self._services.log.warning(
+                "ethereum_payment_unclaimed",
+                sender=transfer.sender,
+                **fields,
+                reason="no account has told this address: see `settled ethereum unclaimed`",
+            )
+        else:
+            self._services.log.info("ethereum_payment", account=owner, **fields)
+
+    async def _tell_gone(self, transfer_id: str, note: dict[str, Any]) -> None:
+        self._services.log.error(
+            "ethereum_payment_gone",
+            transfer=transfer_id,
+            account=await self._peers.owner(note["sender"]),
+            sender=note["sender"],
+            amount=note["amount"],
+            reason="it was credited, and the chain does not show it any more: unless it comes "
+            "again, which is not credited again, settle it with the peer",
+        )
+
+
+def _note_key(transfer_id: str) -> str:
+    return f"seen:{transfer_id}"
+
+
+def _note(transfer: Transfer) -> dict[str, Any]:
+    return {
+        "block": transfer.block,
+        "sender": transfer.sender,
+        "amount": f"{transfer.amount:f}",
+    }

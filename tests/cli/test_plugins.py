@@ -1,0 +1,101 @@
+"""Commands that other packages install: part of ``settled``, and no trouble to the rest of it."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from click.testing import CliRunner, Result
+
+from settled import open_sqlite
+from settled.cli.root import COMMANDS, main
+from settled.store.records import SetState
+from tests.engines.test_engine_authors_guide import FILES
+
+Install = Callable[[str], None]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Install a package with these entry points; its module is the guide's."""
+    (tmp_path / "bank_commands.py").write_text(FILES["bank_commands.py"])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def make(points: str) -> None:
+        name = f"mine{len(list(tmp_path.glob('*.dist-info')))}"
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[settled.commands]\n{points}\n")
+
+    yield make
+    sys.modules.pop("bank_commands", None)
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(main, args)
+
+
+def test_a_command_of_an_engine_reads_the_engines_state(install: Install, tmp_path: Path) -> None:
+    install("bank = bank_commands:bank")
+    assert "Look at what the bank engine knows." in run("--help").stdout
+
+    async def write() -> None:
+        async with open_sqlite(tmp_path / "settled.db", exclusive=True, create=True) as store:
+            await store.commit([SetState(None, "unclaimed:7", b'"rent"')])
+
+    trio.run(write)
+    shown = run("bank", "unclaimed", "--json")
+    assert json.loads(shown.stdout) == {"unclaimed:7": "rent"}
+    assert "rent" in run("bank", "unclaimed").stdout
+    missing = run("bank", "unclaimed", "--db", "none.db")
+    assert missing.exit_code != 0
+    assert missing.stderr.count("\n") == 1
+
+
+def test_it_is_not_imported_before_it_is_asked_for(install: Install) -> None:
+    install("bank = bank_commands:bank")
+    assert run("engines").exit_code == 0
+    assert "bank_commands" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("point", "why"),
+    [
+        ("bank_commands:gone", "gone"),
+        ("no_such_module:bank", "no_such_module"),
+        ("bank_commands:read_state", "is not a click command"),
+    ],
+)
+def test_a_broken_one_says_why_in_one_line_and_hides_no_other(
+    install: Install, point: str, why: str
+) -> None:
+    install(f"broken = {point}")
+    shown = run("--help")
+    assert shown.exit_code == 0
+    assert "broken" in shown.stdout
+    assert all(name in shown.stdout for name in COMMANDS)
+    result = run("broken", "list", "--all")
+    assert result.exit_code == 78
+    assert result.stderr.startswith("settled: error: command broken cannot be loaded: ")
+    assert why in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_one_name_of_two_packages_is_neither_ones(install: Install) -> None:
+    install("bank = bank_commands:bank")
+    install("bank = other:bank")
+    result = run("bank", "unclaimed")
+    assert result.exit_code == 78
+    assert "installed more than once (bank_commands:bank, other:bank)" in result.stderr
+
+
+def test_a_command_of_settled_itself_cannot_be_replaced(install: Install) -> None:
+    install("audit = bank_commands:bank")
+    assert "unclaimed" not in run("audit", "--help").stdout
+    assert "Recompute" in run("audit", "--help").stdout
+    assert run("--help").stdout.count(" audit ") == 1
+    assert run("nothing").exit_code == 2

@@ -1,0 +1,122 @@
+"""``settled ethereum``: what it shows is what the engine wrote down."""
+
+import json
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from click.testing import CliRunner
+
+from engines.ethereum.fees import Fees
+from engines.ethereum.peers import Peers
+from engines.ethereum.transactions import Payment
+from engines.ethereum.transfers import Crediting, Transfer
+from settled import Services, open_sqlite
+from settled.cli import main
+
+ADDRESS = "0x" + "ab" * 20
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    return tmp_path / "settled.db"
+
+
+def shown(db: Path, *args: str) -> str:
+    result = CliRunner().invoke(main, ["ethereum", *args, "--db", str(db)])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+async def write(db: Path, payments: list[Payment], transfers: list[Transfer]) -> None:
+    async with (
+        open_sqlite(db, exclusive=True, create=True) as store,
+        trio.open_nursery() as nursery,
+    ):
+        connector: Any = None
+        services = Services(store, connector, nursery)
+        peers = Peers(services, Crediting(None))
+        async with services.transaction() as changes:
+            for transfer in transfers:
+                peers.keep(changes, transfer)
+            for payment in payments:
+                changes.set_state(payment.key, payment.to_state())
+
+
+def payment(nonce: int, settled: Decimal | None) -> Payment:
+    return Payment(
+        settlement_id=f"s{nonce}",
+        account_id="alice",
+        payee=ADDRESS,
+        to=ADDRESS,
+        value=10**18,
+        data="0x",
+        units=10**18,
+        gas=21000,
+        fees=Fees(2_500_000_000, 10**9),
+        head=7,
+        nonce=nonce,
+        hashes=("0x1", "0x2"),
+        settled=settled,
+    )
+
+
+def test_unclaimed_payments_are_listed_oldest_first(db: Path) -> None:
+    transfers = [
+        Transfer(f"1:0x{n}:value", ADDRESS, Decimal(n) / 10, block) for n, block in ((1, 9), (2, 8))
+    ]
+    trio.run(write, db, [], transfers)
+    rows = json.loads(shown(db, "unclaimed", "--json"))
+    assert [(row["amount"], row["block"], row["transfer"]) for row in rows] == [
+        ("0.2", 8, "1:0x2:value"),
+        ("0.1", 9, "1:0x1:value"),
+    ]
+    assert rows[0]["address"] == ADDRESS
+    table = shown(db, "unclaimed")
+    assert table.split("\n")[0].split() == [
+        "ADDRESS",
+        "AMOUNT",
+        "TRANSFER",
+        "BLOCK",
+        "FIRST",
+        "SEEN",
+    ]
+    assert table.count(ADDRESS) == 2
+
+
+def test_transactions_are_listed_by_nonce(db: Path) -> None:
+    payments = [payment(2, None), payment(10, Decimal(1)), payment(1, Decimal(0))]
+    trio.run(write, db, payments, [])
+    rows = json.loads(shown(db, "transactions", "--json"))
+    assert [(row["nonce"], row["state"]) for row in rows] == [
+        (1, "not sent"),
+        (2, "pending"),
+        (10, "settled"),
+    ]
+    assert rows[0]["hash"] == "0x2"
+    assert rows[0]["fee"] == "2.5 gwei"
+    assert rows[0]["age"].startswith("0:00:0")
+    assert "alice" in shown(db, "transactions")
+
+
+def test_with_nothing_to_show_it_says_so(db: Path) -> None:
+    trio.run(write, db, [], [])
+    assert shown(db, "unclaimed") == "No payment is unclaimed.\n"
+    assert shown(db, "transactions") == "No transaction is on record.\n"
+    assert json.loads(shown(db, "unclaimed", "--json")) == []
+
+
+def test_the_command_is_installed_and_needs_no_library_of_the_chain() -> None:
+    code = (
+        "import sys; sys.modules['eth_account'] = None; "
+        "from settled.cli import main; main(['ethereum', 'unclaimed', '--help'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Examples" in done.stdout

@@ -1,0 +1,258 @@
+"""Nodes that fail, lie, lag, limit or say too much; and that their secrets stay ours."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines.ethereum import node as node_module
+from engines.ethereum.node import RpcError
+from engines.ethereum.rpc import NodeUnavailable, Rpc, RpcFailure
+from settled import ConfigError
+from tests.engines.ethereum.anvil import CHAIN_ID, Chain
+from tests.engines.ethereum.bench import Log
+from tests.engines.ethereum.scripted import Fault, ScriptedNode, scripted
+
+
+class Nodes:
+    """Scripted nodes and what uses them."""
+
+    def __init__(self, rpc: Rpc, nodes: list[ScriptedNode], log: Log) -> None:
+        self.rpc = rpc
+        self.first, self.second = nodes[0], nodes[-1]
+        self.log = log
+
+
+@asynccontextmanager
+async def nodes(count: int = 1, *, path: str = "", timeout_s: float = 5) -> AsyncIterator[Nodes]:
+    async with AsyncExitStack() as stack:
+        made = [await stack.enter_async_context(scripted()) for _ in range(count)]
+        log = Log()
+        urls = [node.url + path for node in made]
+        rpc = Rpc(urls, chain_id=CHAIN_ID, timeout_s=timeout_s, log=log)
+        yield Nodes(await stack.enter_async_context(rpc), made, log)
+
+
+async def test_a_real_node_is_read(chain: Chain) -> None:
+    async with Rpc([chain.url], chain_id=CHAIN_ID, timeout_s=5, log=Log()) as rpc:
+        await rpc.check()
+        async with rpc.view() as view:
+            assert view.head == await chain.head()
+            block = await view.block(view.head, full=True)
+            assert block is not None
+            assert block["transactions"] == []
+            assert await view.block(view.head + 1) is None
+            results = await view.batch([("eth_chainId", []), ("eth_nonsense", [])] * 150)
+            assert results[298] == hex(CHAIN_ID)
+            assert isinstance(results[299], RpcError)
+
+
+# --- the chain that it is on ---
+
+
+async def test_a_node_of_another_chain_is_refused_at_the_start() -> None:
+    async with nodes(2) as our:
+        our.second.answers["eth_chainId"] = "0x1"
+        with pytest.raises(ConfigError, match=f"is on chain 1, not {CHAIN_ID}: see to chain_id"):
+            await our.rpc.check()
+
+
+async def test_a_node_of_another_chain_with_our_id_is_refused() -> None:
+    async with nodes(2) as our:
+        our.second.answers["eth_getBlockByNumber"] = {"hash": "0x" + "22" * 32}
+        with pytest.raises(ConfigError, match="is on another chain of the same id"):
+            await our.rpc.check()
+
+
+async def test_a_start_without_any_node_is_refused_in_one_line() -> None:
+    async with nodes(2) as our:
+        our.first.status = our.second.status = 500
+        with pytest.raises(ConfigError, match=r"status 500; node .* status 500: start it, or see"):
+            await our.rpc.check()
+
+
+async def test_one_node_is_enough_to_start() -> None:
+    async with nodes(2) as our:
+        our.first.status = 500
+        await our.rpc.check()
+        assert await our.rpc.call("eth_chainId") == hex(CHAIN_ID)
+
+
+async def test_a_node_that_was_down_at_the_start_is_looked_at_before_it_is_used() -> None:
+    async with nodes(2) as our:
+        our.second.status = 500
+        await our.rpc.check()
+        our.second.status, our.second.answers["eth_chainId"] = 200, "0x1"
+        our.first.status = 500
+        await trio.sleep(0.3)
+        with pytest.raises(NodeUnavailable, match="is on chain 1"):
+            await our.rpc.call("eth_getBalance")
+        assert "eth_getBalance" not in our.second.asked
+
+
+# --- the other node ---
+
+
+@pytest.mark.parametrize("fault", ["status", "silence", "nonsense", "rate", "text", "closed"])
+async def test_the_other_node_is_used_when_one_fails(fault: str) -> None:
+    async with nodes(2, timeout_s=0.2) as our:
+        await our.rpc.check()
+        our.second.answers["eth_getBalance"] = "0x5"
+        our.first.status = 503 if fault == "status" else 200
+        our.first.silent = fault == "silence"
+        our.first.body = {"nonsense": b"<html>", "closed": b""}.get(fault)
+        if fault == "rate":
+            our.first.status = 429
+        if fault == "text":
+            our.first.answers["eth_blockNumber"] = Fault("Too Many Requests, slow down", -32029)
+        assert await our.rpc.call("eth_getBalance") == "0x5"
+        assert our.log.events() == ["ethereum_node_failed"]
+
+
+async def test_a_view_stays_with_its_node_or_fails() -> None:
+    async with nodes(2) as our:
+        async with our.rpc.view() as view:
+            our.first.status = 500
+            for _time in range(2):
+                with pytest.raises(NodeUnavailable):
+                    await view.call("eth_chainId")
+        async with our.rpc.view() as view:
+            assert view.shown_url == our.second.url
+
+
+async def test_a_node_that_works_again_is_told_of() -> None:
+    async with nodes() as our:
+        our.first.status = 500
+        with pytest.raises(NodeUnavailable):
+            await our.rpc.call("eth_chainId")
+        our.first.status = 200
+        assert await our.rpc.call("eth_chainId") == hex(CHAIN_ID)
+        assert our.log.events() == ["ethereum_node_failed", "ethereum_node_works"]
+
+
+async def test_retry_after_is_heeded() -> None:
+    async with nodes() as our:
+        await our.rpc.check()
+        our.first.status, our.first.headers = 429, {"Retry-After": "30"}
+        with pytest.raises(NodeUnavailable, match="status 429"):
+            await our.rpc.call("eth_chainId")
+        asked = our.first.requests
+        with pytest.raises(NodeUnavailable, match="next try in (29|30) s"):
+            await our.rpc.call("eth_chainId")
+        assert our.first.requests == asked
+
+
+async def test_a_node_that_is_far_behind_is_not_used() -> None:
+    async with nodes(2) as our:
+        our.second.answers["eth_blockNumber"] = hex(1000)
+        our.first.status = 500
+        async with our.rpc.view() as view:
+            assert view.head == 1000
+        our.first.status, our.second.status = 200, 500
+        await trio.sleep(0.3)
+        with pytest.raises(NodeUnavailable, match="is 900 blocks behind"):
+            await our.rpc.call("eth_chainId")
+        our.first.answers["eth_blockNumber"] = hex(990)
+        await trio.sleep(2)
+        async with our.rpc.view() as view:
+            assert view.head == 990
+
+
+# --- batches, sizes, errors ---
+
+
+async def test_a_node_without_batches_is_asked_one_by_one() -> None:
+    async with nodes() as our:
+        our.first.batches = False
+        our.first.answers["eth_getBalance"] = lambda address, _block: address
+        async with our.rpc.view() as view:
+            found = await view.batch([("eth_getBalance", [f"0x{n}", "latest"]) for n in range(3)])
+        assert found == ["0x0", "0x1", "0x2"]
+
+
+async def test_an_answer_that_is_too_large_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_module, "BODY_BYTES_MAX", 10_000)
+    async with nodes() as our:
+        our.first.answers["eth_getLogs"] = "0x" * 10_000
+        with pytest.raises(RpcError) as caught:
+            await our.rpc.call("eth_getLogs", {})
+        assert caught.value.too_much
+
+
+async def test_reads_that_make_one_decision_fail_with_the_first_error() -> None:
+    async with nodes() as our, our.rpc.view() as view:
+        with pytest.raises(RpcError, match="the method does not exist"):
+            await view.read([("eth_chainId", []), ("eth_nonsense", [])])
+
+
+@pytest.mark.parametrize(
+    ("message", "meaning"),
+    [
+        ("query returned more than 10000 results", "too_much"),
+        ("exceed maximum block range: 5000", "too_much"),
+        ("Log response size exceeded", "too_much"),
+        ("daily request count exceeded, request rate limited", "rate_limited"),
+        ("Your app has exceeded its compute units per second capacity", "rate_limited"),
+        ("already known", "already_known"),
+        ("transaction already imported", "already_known"),
+        ("nonce too low: next nonce 5, tx nonce 4", "nonce_used"),
+        ("missing trie node 1234 (path )", "pruned"),
+    ],
+)
+def test_what_an_error_means_is_read_from_its_text(message: str, meaning: str) -> None:
+    error = RpcError(-32000, message)
+    meanings = ("too_much", "rate_limited", "already_known", "nonce_used", "pruned")
+    assert [name for name in meanings if getattr(error, name)] == [meaning]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=6,
+)
+
+
+@given(answer=JSON | st.builds(lambda error: {"id": 0, "error": error}, JSON))
+def test_whatever_a_node_answers_is_a_result_or_a_failure(answer: Any) -> None:
+    async def run() -> None:
+        node = node_module.Node("http://127.0.0.1:1", None, timeout_s=1)  # type: ignore[arg-type]
+
+        async def post(_body: Any) -> Any:
+            await trio.lowlevel.checkpoint()
+            return answer
+
+        node._post = post  # type: ignore[method-assign,assignment]
+        with suppress(RpcFailure):
+            await node.call("any")
+        with suppress(RpcFailure):
+            assert len(await node.batch([("any", []), ("other", [])])) == 2
+
+    trio.run(run)
+
+
+# --- secrets ---
+
+
+async def test_the_secrets_of_a_url_are_never_told() -> None:
+    async with nodes(path="/v3/s3cr3t-project?token=s3cr3t-token") as our:
+        our.first.answers["eth_call"] = Fault(
+            "project s3cr3t-token has no access to /v3/s3cr3t-project"
+        )
+        with pytest.raises(RpcFailure) as caught:
+            await our.rpc.call("eth_call", {})
+        our.first.status = 401
+        our.first.body = b"no: s3cr3t-token"
+        with pytest.raises(RpcFailure) as refused:
+            await our.rpc.call("eth_call", {})
+    with pytest.raises(RpcFailure) as gone:
+        await trio_call(our.first.url.replace("//", "//user:s3cr3t-word@") + "/s3cr3t-path")
+    assert "s3cr3t" not in f"{caught.value} {refused.value} {gone.value} {our.log.lines}"
+
+
+async def trio_call(url: str) -> None:
+    async with Rpc([url], chain_id=CHAIN_ID, timeout_s=1, log=Log()) as rpc:
+        await rpc.call("eth_chainId")

@@ -1,0 +1,143 @@
+"""How the engine starts, or says in one line why it does not."""
+
+import sys
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+
+from engines.ethereum import create_engine
+from engines.ethereum.options import EthereumOptions
+from settled import ConfigError, Services
+from settled.testing import MemoryStore
+from tests.engines.ethereum.anvil import CHAIN_ID, Chain
+from tests.engines.ethereum.bench import KEY, Bench
+
+URL = "http://127.0.0.1:1"
+GOOD: dict[str, Any] = {"rpc_url": URL, "chain_id": 1, "key": KEY}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"rpc_url": "127.0.0.1:8545"}, "rpc_url must be an http or https URL"),
+        ({"rpc_url_2": "ws://127.0.0.1"}, "rpc_url_2 must be an http or https URL"),
+        ({"rpc_url": "http://[::1"}, "rpc_url must be an http or https URL"),
+        ({"key": None}, "exactly one of key .* and keystore"),
+        ({"keystore": Path("k.json")}, "exactly one of key .* and keystore"),
+        ({"key": None, "keystore": Path("k.json")}, "a keystore needs keystore_password"),
+        ({"token": "0x12"}, "token must be an address"),
+        ({"max_fee_gwei": Decimal(0)}, "max_fee_gwei must be more than 0"),
+        ({"max_credit": Decimal(0)}, "max_credit must be more than 0"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        EthereumOptions(**(GOOD | change))
+
+
+def test_the_key_is_in_no_repr() -> None:
+    assert KEY not in repr(EthereumOptions(**GOOD))
+
+
+async def start(options: EthereumOptions, store: MemoryStore | None = None) -> Any:
+    """Connect the engine, end it, and return what it was."""
+    async with trio.open_nursery() as nursery:
+        services = Services(store or MemoryStore(), cast(Any, None), nursery)
+        async with cast(Any, create_engine(options)(services)) as engine:
+            nursery.cancel_scope.cancel()
+            return engine
+
+
+def options_for(chain: Chain, **options: Any) -> EthereumOptions:
+    return EthereumOptions(rpc_url=chain.url, chain_id=CHAIN_ID, key=KEY, **options)
+
+
+async def refused(options: EthereumOptions, reason: str, store: MemoryStore | None = None) -> None:
+    """See that a start is refused, in one line."""
+    try:
+        await start(options, store)
+    except* ConfigError as errors:
+        (error,) = errors.exceptions
+        with pytest.raises(ConfigError, match=reason):
+            raise error from None
+        assert "\n" not in str(error)
+    else:
+        pytest.fail("it started")
+
+
+async def test_the_asset_scale_is_that_of_ether_or_of_the_token(chain: Chain) -> None:
+    assert (await start(options_for(chain))).asset_scale == 18
+    token = await chain.deploy_token(6)
+    assert (await start(options_for(chain, token=token))).asset_scale == 6
+
+
+async def test_without_a_node_it_does_not_start() -> None:
+    await refused(EthereumOptions(**GOOD), "node http://127.0.0.1:1 cannot be used.*start it")
+
+
+async def test_another_chain_is_refused(chain: Chain) -> None:
+    await refused(replace(options_for(chain), chain_id=1), "is on chain 31337, not 1")
+
+
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        ("0x" + "12" * 20, "is no contract on this chain"),
+        ("0x5FbDB2315678afecb367f032d93F642f64180aA4", "is mistyped"),
+    ],
+)
+async def test_what_is_no_token_is_refused(chain: Chain, token: str, reason: str) -> None:
+    await refused(options_for(chain, token=token), reason)
+
+
+async def test_a_contract_that_is_no_token_is_refused(chain: Chain) -> None:
+    contract = "0x" + "77" * 20
+    await chain.rpc("anvil_setCode", contract, "0x60006000fd")
+    await refused(options_for(chain, token=contract), r"is a contract without decimals\(\)")
+
+
+async def test_a_database_of_another_key_chain_or_asset_is_refused(chain: Chain) -> None:
+    store = MemoryStore()
+    await start(options_for(chain), store)
+    await start(options_for(chain), store)
+    other = replace(options_for(chain), key="cd" * 32)
+    await refused(other, "this database is of address 0x.*: bring that back, or give", store)
+    token = await chain.deploy_token()
+    await refused(options_for(chain, token=token), "this database is of asset ether, not", store)
+    kept = await Services(store, cast(Any, None), cast(Any, None)).state.get("wallet")
+    await Services(store, cast(Any, None), cast(Any, None)).state.set(
+        "wallet", kept | {"genesis": "0x" + "99" * 32}
+    )
+    await refused(options_for(chain), "this database is of genesis 0x9999", store)
+
+
+@pytest.fixture
+def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("engines.ethereum.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "eth_account", None)
+
+
+@pytest.mark.usefixtures("without_the_extra")
+def test_what_is_to_be_installed_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"pip install settled\[ethereum\]"):
+        create_engine(EthereumOptions(**GOOD))
+
+
+async def test_a_payment_of_before_is_watched_from_the_start(chain: Chain) -> None:
+    bench = Bench(chain, await chain.signer(), confirmations=1)
+    await bench.add_peer()
+    await chain.automine(False)
+    async with bench.engine() as sender, trio.open_nursery() as nursery:
+        nursery.start_soon(sender.settle, "bob", Decimal(1), "s1")
+        await bench.wait_pool()
+        nursery.cancel_scope.cancel()
+    await chain.mine(1)
+    async with bench.engine():
+        with trio.fail_after(5):
+            while (await bench.kept())[0].settled != 1:  # noqa: ASYNC110
+                await trio.sleep(0.01)

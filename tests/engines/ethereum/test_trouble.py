@@ -1,0 +1,343 @@
+"""Payments that do not go well: dropped, stuck, undone, replaced. One nonce, paid once or never."""
+
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+import trio
+
+from engines.ethereum.fees import Fees
+from engines.ethereum.signing import UnsignedTransaction
+from settled import NotSettled
+from tests.engines.ethereum.anvil import CHAIN_ID, ETHER, GWEI, HARDHAT_TOOLS, RICH, Chain
+from tests.engines.ethereum.bench import Bench, eventually, settling
+
+
+@pytest.fixture
+async def bench(chain: Chain) -> Bench:
+    return Bench(chain, await chain.signer(), confirmations=5)
+
+
+async def foreign(bench: Bench, nonce: int, to: str, wei: int = 7, fees: Fees | None = None) -> str:
+    """Send a transaction with our key that the engine knows nothing of."""
+    fees = fees or Fees(100 * GWEI, 10 * GWEI)
+    signed = await bench.signer.sign_transaction(
+        UnsignedTransaction(CHAIN_ID, nonce, to, wei, b"", 21_000, fees.max_fee, fees.priority_fee)
+    )
+    await bench.chain.rpc("eth_sendRawTransaction", "0x" + signed.raw.hex())
+    return signed.hash
+
+
+# --- in no block ---
+
+
+async def test_a_dropped_transaction_is_sent_again(bench: Bench) -> None:
+    bob = await bench.add_peer()
+    await bench.chain.automine(False)
+    async with bench.engine(bump_after_s=0.2) as sender, settling(sender) as task:
+        (ours,) = await bench.wait_pool()
+        await bench.chain.rpc("anvil_dropTransaction", ours)
+        assert await bench.chain.pool() == []
+        assert await bench.wait_pool() == [ours]
+        await bench.chain.mine(5)
+        assert await task.wait() == Decimal("1.5")
+    assert await bench.chain.balance(bob) == 15 * ETHER // 10
+
+
+async def test_a_transaction_that_the_node_refuses_is_offered_until_it_is_taken(
+    bench: Bench,
+) -> None:
+    bob = await bench.add_peer()
+    await bench.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(20 * GWEI))
+    async with bench.engine() as sender, settling(sender):
+        await bench.wait_said("transaction_refused")
+        await bench.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+        await eventually(lambda: bench.chain.balance(bob), bool)
+    assert bench.log.events().count("transaction_refused") == 1
+
+
+async def stuck(bench: Bench) -> None:
+    """Have the chain take more than was offered, for some blocks."""
+    for _block in range(3):
+        await bench.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(20 * GWEI))
+        await bench.chain.mine(1)
+
+
+async def test_a_stuck_transaction_is_replaced_with_a_higher_fee_by_the_same_nonce(
+    bench: Bench,
+) -> None:
+    bob = await bench.add_peer()
+    await bench.chain.automine(False)
+    async with bench.engine(bump_after_s=0.1) as sender, settling(sender) as task:
+        (first,) = await bench.wait_pool()
+        await stuck(bench)
+        await eventually(bench.kept, lambda kept: kept[0].fees.max_fee > 20 * GWEI)
+        await eventually(bench.chain.pool, lambda pool: pool != [first])
+        (payment,) = await bench.kept()
+        assert (payment.nonce, payment.hashes[0]) == (0, first)
+        await bench.chain.mine(5)
+        assert await task.wait() == Decimal("1.5")
+        assert "fee_raised" in bench.log.events()
+    assert await bench.chain.balance(bob) == 15 * ETHER // 10
+    assert await bench.chain.nonce(bench.address) == 1
+
+
+async def test_the_first_of_many_versions_may_be_the_one_that_is_mined(bench: Bench) -> None:
+    bob = await bench.add_peer()
+    await bench.chain.automine(False)
+    async with bench.engine(bump_after_s=0.1) as sender, settling(sender):
+        (first,) = await bench.wait_pool()
+        (payment,) = await bench.kept()
+        await stuck(bench)
+        await eventually(bench.kept, lambda kept: len(kept[0].hashes) > 1)
+    await bench.chain.rpc("anvil_dropAllTransactions")
+    await bench.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+    await bench.chain.mine(1)
+    await bench.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+    await bench.chain.rpc("eth_sendRawTransaction", payment.raw)
+    await bench.chain.mine(5)
+    async with bench.engine() as sender:
+        found = await eventually(
+            lambda: sender.find_settlement("bob", "s1"), lambda found: found is not None
+        )
+    assert found == Decimal("1.5")
+    assert (await bench.chain.receipt(first))["status"] == "0x1"
+    assert await bench.chain.balance(bob) == 15 * ETHER // 10
+
+
+async def test_at_the_cap_it_is_sent_as_it_is_and_said_once(bench: Bench) -> None:
+    await bench.add_peer()
+    await bench.chain.automine(False)
+    options = {"bump_after_s": 0.05, "max_fee_gwei": Decimal(4)}
+    async with bench.engine(**options) as sender, settling(sender) as task:
+        await bench.wait_pool()
+        for _time in range(5):
+            await stuck(bench)
+            await trio.sleep(0.1)
+        (payment,) = await bench.kept()
+        assert 3 * GWEI < payment.fees.max_fee <= 4 * GWEI
+        assert bench.log.events().count("payment_stuck") == 1
+        await bench.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+        await bench.wait_pool()
+        await bench.chain.mine(5)
+        assert await task.wait() == Decimal("1.5")
+
+
+async def test_no_fee_is_raised_while_no_block_is_made(bench: Bench) -> None:
+    await bench.add_peer()
+    await bench.chain.automine(False)
+    async with bench.engine(bump_after_s=0.05) as sender, settling(sender):
+        await bench.wait_pool()
+        await trio.sleep(0.5)
+        (payment,) = await bench.kept()
+        assert len(payment.hashes) == 1
+
+
+async def test_no_fee_is_raised_that_we_could_not_pay(bench: Bench) -> None:
+    bob = await bench.add_peer()
+    await bench.chain.automine(False)
+    async with bench.engine(bump_after_s=0.05) as sender, settling(sender) as task:
+        (payment,) = await bench.wait_kept()
+        await bench.wait_pool()
+        await bench.chain.fund(bench.address, payment.cost)
+        await stuck(bench)
+        await bench.wait_said("payment_stuck")
+        assert len((await bench.kept())[0].hashes) == 1
+        await bench.chain.fund(bench.address, 100 * ETHER)
+        await eventually(bench.kept, lambda kept: kept[0].fees.max_fee > 20 * GWEI)
+        await bench.chain.mine(5)
+        assert await task.wait() == Decimal("1.5")
+    assert await bench.chain.balance(bob) == 15 * ETHER // 10
+
+
+async def test_those_behind_a_stuck_one_keep_their_fees(bench: Bench) -> None:
+    for name in ("bob", "carol"):
+        await bench.add_peer(name)
+    await bench.chain.automine(False)
+    # Sent again after a quarter of that: blocks are made before.
+    async with bench.engine(bump_after_s=1) as sender, settling(sender):
+        await bench.wait_kept()
+        async with settling(sender, "1", "s2", "carol"):
+            await bench.wait_pool(2)
+            await bench.chain.rpc("anvil_dropAllTransactions")
+            await bench.chain.mine(3)
+            await eventually(bench.kept, lambda kept: len(kept[0].hashes) > 1)
+            await bench.wait_pool(2)
+            assert len((await bench.kept())[1].hashes) == 1
+
+
+# --- undone ---
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+async def test_a_payment_that_a_reorganisation_undid_is_made_again_with_its_nonce(
+    bench: Bench, depth: int
+) -> None:
+    bob = await bench.add_peer()
+    async with bench.engine(bump_after_s=0.2) as sender, settling(sender) as task:
+        await eventually(lambda: bench.chain.balance(bob), bool)
+        await bench.chain.mine(depth - 1)
+        await trio.sleep(0.1)
+        await bench.chain.automine(False)
+        await bench.chain.rpc("anvil_reorg", depth, [])
+        assert await bench.chain.balance(bob) == 0
+        await bench.wait_pool()
+        assert task.outcome is None
+        await bench.chain.mine(4)
+        await trio.sleep(0.1)
+        assert task.outcome is None
+        await bench.chain.mine(1)
+        assert await task.wait() == Decimal("1.5")
+    assert await bench.chain.balance(bob) == 15 * ETHER // 10
+    assert len(await bench.kept()) == 1
+
+
+# --- replaced ---
+
+
+async def test_a_nonce_that_another_transaction_used_is_proved_and_not_settled(
+    bench: Bench,
+) -> None:
+    bob = await bench.add_peer()
+    await bench.chain.automine(False)
+    async with bench.engine() as sender, settling(sender) as task:
+        await bench.wait_pool()
+        other = await foreign(bench, 0, RICH)
+        await bench.chain.mine(4)
+        await trio.sleep(0.1)
+        assert task.outcome is None
+        await bench.chain.mine(1)
+        assert f"nonce 0 was used by transaction {other}" in await task.not_sent()
+        assert await sender.find_settlement("bob", "s1") == 0
+        assert "nonce_used_by_another" in bench.log.events()
+        await bench.chain.automine(True)
+        async with settling(sender, "2", "s2") as second:
+            await eventually(lambda: bench.chain.balance(bob), bool)
+            await bench.chain.mine(5)
+            assert await second.wait() == 2
+    assert await bench.chain.balance(bob) == 2 * ETHER
+
+
+async def test_the_same_payment_with_a_fee_that_was_forgotten_is_settled(bench: Bench) -> None:
+    bob = await bench.add_peer()
+    await bench.chain.automine(False)
+    async with bench.engine() as sender, settling(sender) as task:
+        await bench.wait_pool()
+        other = await foreign(bench, 0, bob, 15 * ETHER // 10)
+        await bench.chain.mine(5)
+        assert await task.wait() == Decimal("1.5")
+    assert (await bench.kept())[0].hashes[-1] == other
+    assert await bench.chain.balance(bob) == 15 * ETHER // 10
+
+
+async def test_a_replacement_of_long_ago_is_found(bench: Bench) -> None:
+    if bench.chain.tools == HARDHAT_TOOLS:
+        pytest.skip("hardhat tells old counts wrongly when many blocks were made at once")
+    await bench.add_peer()
+    await bench.chain.automine(False)
+    async with bench.engine() as sender, settling(sender) as task:
+        await bench.wait_pool()
+        task.scope.cancel()
+    await bench.chain.rpc("anvil_dropAllTransactions")
+    await bench.chain.mine(37)
+    other = await foreign(bench, 0, RICH)
+    await bench.chain.mine(300)
+    async with bench.engine() as sender, settling(sender) as task:
+        assert other in await task.not_sent()
+
+
+async def test_what_used_the_nonce_and_cannot_be_seen_is_left_open(
+    bench: Bench,
+) -> None:
+    bob = await bench.add_peer()
+    async with bench.engine() as sender, settling(sender):
+        await eventually(lambda: bench.chain.balance(bob), bool)
+    await bench.chain.mine(100)
+    (kept,) = await bench.kept()
+    later = await bench.chain.head() + 1000  # what used it was mined long before
+    await bench.keep(replace(kept, hashes=("0x" + "ee" * 32,), head=later))
+    async with bench.engine() as sender:
+        await trio.sleep(0.2)
+        assert "nonce_used_by_unknown" not in bench.log.events()  # it may be a passing thing
+        for _block in range(5):
+            await bench.chain.mine(1)
+            await trio.sleep(0.03)
+        await bench.wait_said("nonce_used_by_unknown")
+        assert await sender.find_settlement("bob", "s1") is None
+        text = str(bench.log.lines)
+        assert "settled settlements resolve s1" in text
+
+
+# --- the database is older than the chain ---
+
+
+async def test_a_restored_database_goes_on_after_what_it_has_forgotten(bench: Bench) -> None:
+    bob = await bench.add_peer()
+    async with bench.engine(confirmations=1) as sender:
+        await sender.settle("bob", Decimal(1), "s1")
+    backup = bench.copy()
+    async with bench.engine(confirmations=1) as sender:
+        await sender.settle("bob", Decimal(1), "s2")
+        await sender.settle("bob", Decimal(1), "s3")
+    bench.store = backup
+    async with bench.engine(confirmations=1) as sender:
+        assert "transactions_unknown" in bench.log.events()
+        assert await sender.find_settlement("bob", "s2") is None
+        assert await sender.find_settlement("bob", "s1") == 1
+        # What this life began and did not send, it knows.
+        bench.peers["carol"] = RICH
+        with pytest.raises(NotSettled):
+            await sender.settle("carol", Decimal(1000), "s4")
+        assert await sender.settle("bob", Decimal(2), "s5") == 2
+    assert await bench.chain.balance(bob) == 5 * ETHER
+    bench.log.lines.clear()
+    async with bench.engine(confirmations=1) as sender:
+        assert "transactions_unknown" not in bench.log.events()
+        assert await sender.find_settlement("bob", "s2") is None
+        assert await sender.find_settlement("bob", "s3") is None  # asked for the first time
+
+
+async def test_doubt_ends_when_all_that_was_open_has_been_asked_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.ethereum.wallet._DOUBT_S", 0.05)
+    await bench.add_peer()
+    async with bench.engine(confirmations=1):
+        pass
+    await bench.chain.fund(bench.address)
+    await foreign(bench, 0, RICH)
+    await eventually(lambda: bench.chain.nonce(bench.address), bool)
+    async with bench.engine(confirmations=1) as sender:
+        assert await sender.find_settlement("bob", "before") is None
+        await trio.sleep(0.2)
+        assert await sender.find_settlement("bob", "before") is None
+        assert await sender.find_settlement("bob", "after") == 0
+
+
+async def test_a_key_that_is_used_elsewhere_meanwhile_leaves_no_gap(bench: Bench) -> None:
+    bob = await bench.add_peer()
+    async with bench.engine(confirmations=1) as sender:
+        await sender.settle("bob", Decimal(1), "s1")
+        await foreign(bench, 1, RICH)
+        await eventually(lambda: bench.chain.nonce(bench.address), lambda nonce: nonce == 2)
+        assert await sender.settle("bob", Decimal(1), "s2") == 1
+        assert "transactions_unknown" in bench.log.events()
+    assert await bench.chain.balance(bob) == 2 * ETHER
+    assert (await bench.kept())[0].nonce == 2
+
+
+async def test_what_waits_in_the_pool_and_was_forgotten_is_doubt_too(bench: Bench) -> None:
+    bob = await bench.add_peer()
+    async with bench.engine(confirmations=1) as sender:
+        await sender.settle("bob", Decimal(1), "s1")
+    await bench.chain.automine(False)
+    await foreign(bench, 1, bob, ETHER)
+    async with bench.engine(confirmations=1) as sender, settling(sender, "2", "s3") as task:
+        assert "transactions_unknown" in bench.log.events()
+        assert await sender.find_settlement("bob", "s2") is None
+        # Only one of the two can be mined.
+        await eventually(bench.kept, lambda kept: kept[-1].nonce == 1)
+        await bench.chain.mine(3)
+        outcome = await task.wait()
+    paid = await bench.chain.balance(bob)
+    assert paid == (2 * ETHER if isinstance(outcome, NotSettled) else 3 * ETHER)
