@@ -15,10 +15,12 @@ import trio
 from engines.ethereum import proofs
 from engines.ethereum.peers import Peers
 from engines.ethereum.proofs import Bad, Binding, Identity, Message
+from engines.ethereum.rate import Rate
 from engines.ethereum.signing import Signature, Signer
 from settled import MessageFailed, Services
 
 _RECEIVED = b"RECEIVED"
+_MESSAGES_A_MINUTE = 60  # of an account: a handshake takes two, and signing costs a millisecond
 
 
 class Handshake:
@@ -31,6 +33,7 @@ class Handshake:
         self._signer = signer
         self._peers = peers
         self._identity = identity
+        self._rate = Rate(_MESSAGES_A_MINUTE, within_s=60)
         self._lock = trio.Lock()  # a challenge is made once, and used once
 
     async def introduce(self, account_id: str) -> None:
@@ -59,9 +62,11 @@ class Handshake:
         """Answer a message of the account's peer; the same message gets as good an answer again.
 
         Raises:
-            Bad: when the message is not as it must be.
+            Bad: when the message is not as it must be, or one of too many.
             AddressTaken: when the address is another account's.
         """
+        if not self._rate.allows(account_id):
+            raise Bad(f"the peer sent more than {_MESSAGES_A_MINUTE} messages within a minute")
         message = proofs.decode(body)
         if message.challenge is not None:
             signature = await self._sign(account_id, message)

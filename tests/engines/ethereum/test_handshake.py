@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from engines.ethereum import proofs
 from engines.ethereum.peers import AddressTaken
 from engines.ethereum.proofs import Bad, Identity
+from engines.ethereum.rate import Rate
 from engines.ethereum.signing import LocalSigner
 from settled import MessageFailed
 from settled.testing import MemoryStore
@@ -446,6 +447,30 @@ async def test_nothing_that_a_peer_sends_does_more_than_be_refused(body: bytes) 
         with pytest.raises(Bad):
             await side.handshake.answer("a", body)
         assert await side.peers.address("a") is None
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_asks_all_the_time_is_not_answered_all_the_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    rate = Rate(3, within_s=60)
+    assert [rate.allows("alice") for _ in range(4)] == [True, True, True, False]
+    assert rate.allows("bob")
+    await trio.sleep(59)
+    assert not rate.allows("alice")
+    await trio.sleep(2)
+    assert [rate.allows("alice") for _ in range(4)] == [True, True, True, False]
+
+
+async def test_a_flood_of_challenges_is_refused() -> None:
+    challenge = json.dumps({"challenge": numbers(UUID)}).encode()
+    async with trio.open_nursery() as nursery:
+        side = Side(KEYS[0], nursery)
+        await side.store.open_account("a")
+        for _ in range(60):
+            assert await side.handshake.answer("a", challenge)
+        with pytest.raises(Bad, match="more than 60 messages within a minute"):
+            await side.handshake.answer("a", challenge)
         nursery.cancel_scope.cancel()
 
 
