@@ -75,7 +75,11 @@ def engine(config: Config) -> Finding:
     if name is None:
         raise ConfigError("none: give --engine MODULE:NAME, or the name of an installed one")
     sys.dont_write_bytecode = True  # a check leaves nothing behind, not even of the engine's code
-    load(name).make(config.options)
+    target = load(name)
+    target.make(config.options)
+    for file in target.exposed(config.options):
+        what = f"everybody on this machine can read the secret in {one_line(file)}: chmod 600"
+        return Finding("WARN", "engine", what)
     return Finding("OK", "engine", f"{one_line(name)}, its options are right")
 
 
