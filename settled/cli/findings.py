@@ -77,8 +77,10 @@ def engine(config: Config) -> Finding:
     sys.dont_write_bytecode = True  # a check leaves nothing behind, not even of the engine's code
     target = load(name)
     target.make(config.options)
-    for file in target.exposed(config.options):
-        what = f"everybody on this machine can read the secret in {one_line(file)}: chmod 600"
+    exposed = target.exposed(config.options)
+    if exposed:
+        names = ", ".join(map(one_line, exposed))
+        what = f"everybody on this machine can read the secret in {names}: chmod 600"
         return Finding("WARN", "engine", what)
     return Finding("OK", "engine", f"{one_line(name)}, its options are right")
 

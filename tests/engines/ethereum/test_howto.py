@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from settled.engine.loading import load
+from settled.engine.values import Value
+
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "ethereum.md").read_text()
 HOW_TO = PAGE.split("## From npm")[1].split("\n## ")[0]
@@ -57,6 +60,20 @@ def test_the_commands_of_the_how_to_move_money(tmp_path: Path) -> None:
     assert "Bob's connector was told of 0.25 ether" in done.stdout
     assert re.search(r"^\S{36} +bob +settled +0 ", done.stdout, re.MULTILINE), done.stdout
     assert (tmp_path / "alice.key").stat().st_mode & 0o077 == 0
+
+
+def test_a_signer_of_ones_own_is_put_in_as_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = r"^<!-- signer -->\n```python\n(.*?)^```$"
+    (module,) = re.findall(block, PAGE, re.MULTILINE | re.DOTALL)
+    (tmp_path / "vault.py").write_text(module)
+    (tmp_path / "vault_signer.py").write_text("VaultSigner = print")
+    monkeypatch.syspath_prepend(tmp_path)
+    values = {"rpc_url": "http://127.0.0.1:1", "chain_id": "1"}
+    engine = load("vault:create_engine")
+    assert engine.summary == "Pay in ether, with a key that the vault keeps."
+    assert callable(engine.make({name: Value(v, "-o", "flag") for name, v in values.items()}))
 
 
 def test_the_page_has_every_event_of_the_engine_and_no_other() -> None:
