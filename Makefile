@@ -36,7 +36,7 @@ test: $(DEV)  ## run the tests, as many at once as there are processors
 neighbours: $(DEV)  ## all tests of broken connectors, peers and engines, and 10,000 retries
 	NEIGHBOURS=all $(BIN)/python -m pytest -q tests/neighbours
 
-ethereum: $(DEV)  ## the Ethereum engine on a real chain: stopped at every wait, and 1,000 settlements (needs npm)
+ethereum: $(DEV)  ## the Ethereum engine on two makes of chain: stopped at every wait, daemons killed 70 times (SEED=n; needs npm)
 	ETHEREUM=all $(BIN)/python -m pytest -q tests/engines/ethereum
 	ETHEREUM_NODE=hardhat $(BIN)/python -m pytest -q tests/engines/ethereum -k "sending or trouble"
 

@@ -90,8 +90,11 @@ class EthereumOptions:
 
 
 def _is_url(text: str) -> bool:
+    if not text.isprintable() or " " in text:
+        return False
     try:
         parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        host = (parts.hostname or "").encode("idna")
+        return parts.scheme in ("http", "https") and bool(host) and parts.port != 0
     except ValueError:
         return False
