@@ -36,8 +36,8 @@ test: $(DEV)  ## run the tests, as many at once as there are processors
 neighbours: $(DEV)  ## all tests of broken connectors, peers and engines, and 10,000 retries
 	NEIGHBOURS=all $(BIN)/python -m pytest -q tests/neighbours
 
-ethereum: $(DEV)  ## the Ethereum engine on a real chain: stopped at every wait, and 1,000 settlements (needs npm)
-	ETHEREUM=all $(BIN)/python -m pytest -q tests/engines/ethereum
+ethereum: $(DEV)  ## the Ethereum engine on two makes of chain: stopped at every wait, daemons killed 70 times (SEED=n; needs npm)
+	ETHEREUM=all $(BIN)/python -m pytest -q -o faulthandler_timeout=900 tests/engines/ethereum
 	ETHEREUM_NODE=hardhat $(BIN)/python -m pytest -q tests/engines/ethereum -k "sending or trouble"
 
 damage: $(DEV)  ## damage database files in many more places than `make test` does

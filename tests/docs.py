@@ -1,6 +1,6 @@
 """The generated parts of the docs; ``python -m tests.docs`` writes them, ``--check`` compares.
 
-``docs/cli.md`` is every command's help. In README and ``docs/operators.md`` a marker like
+``docs/cli.md`` is every command's help. In the other pages a marker like
 ``<!-- commands -->`` is followed by a table that is made from the program.
 """
 
@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from settled.cli import main
 from settled.config import SETTINGS
+from settled.engine.loading import load
 
 ROOT = Path(__file__).parents[1]
 
@@ -67,9 +68,23 @@ def settings_table() -> str:
     return tabulate(rows, ["option", "variable", "default", "what it is"], tablefmt="github")
 
 
+def options_table(engine: str) -> str:
+    rows = [
+        (
+            f"`{info.name}_file`" if info.secret else f"`{info.name}`",
+            "required" if info.required else info.default_text and f"`{info.default_text}`",
+            f"`{info.env}`",
+            info.help,
+        )
+        for info in load(engine).options()
+    ]
+    return tabulate(rows, ["option", "default", "variable", "what it is"], tablefmt="github")
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"commands": command_table},
     "docs/operators.md": {"settings": settings_table},
+    "docs/ethereum.md": {"ethereum options": lambda: options_table("ethereum")},
 }
 
 

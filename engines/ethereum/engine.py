@@ -169,12 +169,13 @@ class EthereumEngine:
             )
 
 
-def connect_with(options: EthereumOptions) -> Connect:
-    """Return the engine's ``connect``."""
+def connect_with(options: EthereumOptions, *, signer: Signer | None = None) -> Connect:
+    """Return the engine's ``connect``; ``signer`` keeps the key instead of the options."""
+    given = signer
 
     @asynccontextmanager
     async def connect(services: Services) -> AsyncIterator[EthereumEngine]:
-        signer = await open_signer(options)
+        signer = given or await open_signer(options)
         async with open_rpc(services, options) as rpc:
             try:
                 await rpc.check()

@@ -219,8 +219,8 @@ class Node:
                 raise self.failed(f"did not answer within {self._timeout_s:g} s") from None
             except httpx2.HTTPError as error:
                 # Without its cause: the text of that could spell the URL out.
-                reason = self._conceal(error)
-                raise self.failed(f"cannot be used: {type(error).__name__} {reason}") from None
+                reason = f"{type(error).__name__} {self._conceal(error)}".strip()
+                raise self.failed(f"cannot be used: {reason}") from None
         self._failures = 0
         return answer
 

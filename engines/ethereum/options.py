@@ -77,8 +77,8 @@ class EthereumOptions:
         for name, url in (("rpc_url", self.rpc_url), ("rpc_url_2", self.rpc_url_2)):
             if url is not None and not _is_url(url):
                 raise ValueError(f"{name} must be an http or https URL with a host")
-        if (self.key is None) == (self.keystore is None):
-            raise ValueError("give exactly one of key (as key_file=PATH) and keystore")
+        if self.key is not None and self.keystore is not None:
+            raise ValueError("give one of key (as key_file=PATH) and keystore, not both")
         if self.keystore is not None and self.keystore_password is None:
             raise ValueError("a keystore needs keystore_password (as keystore_password_file=PATH)")
         if self.token is not None and not _ADDRESS.fullmatch(self.token):
@@ -90,8 +90,11 @@ class EthereumOptions:
 
 
 def _is_url(text: str) -> bool:
+    if not text.isprintable() or " " in text:
+        return False
     try:
         parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        host = (parts.hostname or "").encode("idna")
+        return parts.scheme in ("http", "https") and bool(host) and parts.port != 0
     except ValueError:
         return False

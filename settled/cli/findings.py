@@ -75,7 +75,13 @@ def engine(config: Config) -> Finding:
     if name is None:
         raise ConfigError("none: give --engine MODULE:NAME, or the name of an installed one")
     sys.dont_write_bytecode = True  # a check leaves nothing behind, not even of the engine's code
-    load(name).make(config.options)
+    target = load(name)
+    target.make(config.options)
+    exposed = target.exposed(config.options)
+    if exposed:
+        names = ", ".join(map(one_line, exposed))
+        what = f"everybody on this machine can read the secret in {names}: chmod 600"
+        return Finding("WARN", "engine", what)
     return Finding("OK", "engine", f"{one_line(name)}, its options are right")
 
 

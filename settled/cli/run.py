@@ -36,6 +36,7 @@ def run(config: Config) -> None:
       settled run --engine my_engine:create_engine -o precision=6 -o key_file=/etc/key
       settled run --config /etc/settled.toml --log-format json
     """
+    import structlog
     import trio
 
     from settled.logs import set_up_logs
@@ -46,8 +47,13 @@ def run(config: Config) -> None:
             "no engine: give --engine MODULE:NAME, or the name of an installed one "
             "(`settled engines` lists them)"
         )
-    connect = load(settings.engine).make(config.options)
+    target = load(settings.engine)
+    connect = target.make(config.options)
     set_up_logs(settings.log_format)
+    for file in target.exposed(config.options):
+        structlog.get_logger().warning(
+            "secret_readable", file=file, reason="everybody on this machine can read it: chmod 600"
+        )
     trio.run(_run, settings, connect)
 
 

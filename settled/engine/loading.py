@@ -30,7 +30,7 @@ from typing import Any, Final
 
 from settled.engine.options import OptionInfo, build, describe, secrets_of
 from settled.engine.protocol import Connect
-from settled.engine.secrets import conceal
+from settled.engine.secrets import conceal, is_exposed
 from settled.engine.values import Value
 from settled.errors import ConfigError
 from settled.text import describe_error, one_line
@@ -75,6 +75,12 @@ class LoadedTarget:
             self.check_no_options(values)
             return self._call() if self.is_factory else self.function
         return self._call(build(self.options_class, values))
+
+    def exposed(self, values: Mapping[str, Value]) -> list[str]:
+        """Return the files, among these options, of secrets that everybody here can read."""
+        names = [f"{info.name}_file" for info in self.options() if info.secret]
+        files = [str(values[name].raw) for name in names if name in values]
+        return [file for file in files if is_exposed(Path(file))]
 
     def check_no_options(self, values: Mapping[str, Value]) -> None:
         """Raise ``ConfigError`` if there are options, for an engine that takes none."""

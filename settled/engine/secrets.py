@@ -1,5 +1,6 @@
 """Secret options: from the environment or a file, and out of sight from then on."""
 
+import stat
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +56,14 @@ def choose_secret(
             f"remove one of them"
         )
     return _read_secret(file_name, file)
+
+
+def is_exposed(path: Path) -> bool:
+    """Say whether everybody on this machine can read a file, as far as its own mode goes."""
+    try:
+        return bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False
 
 
 def _read_secret(file_name: str, file: Value) -> Value:

@@ -21,8 +21,7 @@ from settled.testing.engine_api import EngineRequest, make_engine_api
 from settled.testing.faults import PROFILES, Faults, ProfileName
 from settled.testing.wire import WireServer
 
-_RETRY_DELAY_MIN_S = 0.05
-_RETRY_DELAY_MAX_S = 2.0
+_RETRY_DELAY_MIN_S, _RETRY_DELAY_MAX_S = 0.05, 2.0
 _ENGINE_TIMEOUT_S = 5.0
 _LIMITS = httpx2.Limits(max_connections=100, keepalive_expiry=2.0)  # sooner than the engine's
 
@@ -76,6 +75,7 @@ class AccountingSystem:
         profile: ProfileName = "rfc",
         seed: int = 0,
         clock: Callable[[], float] = trio.current_time,
+        port: int = 0,
     ) -> None:
         self.name = name
         self.profile = PROFILES[profile]
@@ -92,7 +92,7 @@ class AccountingSystem:
         self._links: dict[str, tuple[AccountingSystem, str]] = {}
         self._posting = 0
         self._posted = trio.Event()
-        self._server = WireServer(make_engine_api(self, self._hang_up), nursery)
+        self._server = WireServer(make_engine_api(self, self._hang_up), nursery, port)
         self.url = f"http://127.0.0.1:{self._server.port}"
 
     def _hang_up(self, client: tuple[str, int]) -> None:
@@ -163,8 +163,7 @@ class AccountingSystem:
         the engine refuses it (4xx), the amount is payable again.
         """
         account = self.accounts[account_id]
-        amount = account.payable
-        if amount > 0:
+        if (amount := account.payable) > 0:
             account.request(amount)
             self._posting += 1
             self._nursery.start_soon(self._post_until_taken, account, amount)
@@ -176,10 +175,9 @@ class AccountingSystem:
 
     async def send_to_peer(self, account_id: str, message: bytes) -> bytes | None:
         """Carry a message of our engine to the peer's; ``None`` when it was not taken there."""
-        link = self._links.get(account_id)
-        if link is None:
+        if account_id not in self._links:
             return None
-        peer, peer_account_id = link
+        peer, peer_account_id = self._links[account_id]
         return await peer.hand_to_engine(peer_account_id, message)
 
     async def hand_to_engine(self, account_id: str, message: bytes) -> bytes | None:
@@ -238,6 +236,7 @@ async def accounting_system(
     profile: ProfileName = "rfc",
     seed: int = 0,
     clock: Callable[[], float] = trio.current_time,
+    port: int = 0,
 ) -> AsyncIterator[AccountingSystem]:
     """Run one accounting system while the block runs.
 
@@ -246,12 +245,15 @@ async def accounting_system(
         profile: the connector whose habits it has: ``interledger-rs``, ``java`` or ``rfc``.
         seed: of its random generator, so that a run with faults can be repeated.
         clock: seconds, by which it forgets keys 24 h after their first use.
+        port: of its ``url``; 0: one that is free.
     """
     async with (
         httpx2.AsyncClient(timeout=_ENGINE_TIMEOUT_S, limits=_LIMITS, trust_env=False) as client,
         trio.open_nursery() as nursery,
     ):
-        yield AccountingSystem(name, nursery, client, profile=profile, seed=seed, clock=clock)
+        yield AccountingSystem(
+            name, nursery, client, profile=profile, seed=seed, clock=clock, port=port
+        )
         nursery.cancel_scope.cancel()
 
 
@@ -287,14 +289,12 @@ async def connect_peers(
         asset_scale: on both sides.
         settle_threshold: on both sides.
     """
-    accounts: list[PeerAccount] = []
-    for system, account_id in ((alice, alice_account_id), (bob, bob_account_id)):
-        accounts.append(
-            await system.add_account(
-                account_id, asset_scale=asset_scale, settle_threshold=settle_threshold
-            )
+    ours, theirs = [
+        await system.add_account(
+            account_id, asset_scale=asset_scale, settle_threshold=settle_threshold
         )
-    ours, theirs = accounts
+        for system, account_id in ((alice, alice_account_id), (bob, bob_account_id))
+    ]
     alice.link(ours.id, bob, theirs.id)
     bob.link(theirs.id, alice, ours.id)
     return ours, theirs

@@ -15,14 +15,15 @@ _BODY_BYTES_MAX: Final = 64 * 1024
 
 
 class WireServer:
-    """Serves an ASGI app on 127.0.0.1, on a port of the system's choice that it keeps.
+    """Serves an ASGI app on 127.0.0.1, on one port that it keeps.
 
     Args:
         app: the application.
         nursery: where the connections are handled; the server ends with it.
+        port: to listen on; 0: one of the system's choice.
     """
 
-    def __init__(self, app: ASGIFramework, nursery: trio.Nursery) -> None:
+    def __init__(self, app: ASGIFramework, nursery: trio.Nursery, port: int = 0) -> None:
         self._config = Config()
         self._config.errorlog = None
         self._config.accesslog = None
@@ -30,7 +31,7 @@ class WireServer:
         self._nursery = nursery
         self._listener: trio.SocketListener | None = None
         self._streams: dict[tuple[str, int], trio.SocketStream] = {}
-        self.port = 0
+        self.port = port
         self.come_up()
 
     def come_up(self) -> None:

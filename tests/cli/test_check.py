@@ -169,6 +169,31 @@ def test_an_engine_that_cannot_run_fails(db: Path, args: list[str], said: str) -
     assert said in what
 
 
+def test_a_secret_that_everybody_can_read_is_told_of(
+    db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+from dataclasses import dataclass
+from settled import option
+@dataclass
+class Options:
+    key: str = option(secret=True)
+def create_engine(options: Options):
+    return lambda services: None
+"""
+    (db.parent / "keyed_engine.py").write_text(code)
+    monkeypatch.chdir(db.parent)
+    key = tmp_path / "key"
+    key.write_text("sekret")
+    args = ("--db", str(db), "--engine", "keyed_engine:create_engine", "-o", f"key_file={key}")
+    for mode, status in ((0o600, "OK"), (0o640, "OK"), (0o644, "WARN")):
+        key.chmod(mode)
+        found = check(*args, "--listen", "127.0.0.1:0")["engine"]
+        assert found[0] == status
+        assert (str(key) in found[1]) == (status == "WARN")
+        assert "sekret" not in found[1]
+
+
 def test_an_engine_whose_code_fails_is_told_of(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (db.parent / "broken_engine.py").write_text("raise RuntimeError('no wings')")
     monkeypatch.syspath_prepend(db.parent)

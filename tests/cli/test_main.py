@@ -388,6 +388,17 @@ def test_a_crash_of_the_engine_ends_the_daemon_with_the_reason() -> None:
     assert "the ledger is gone" in crash["reason"]
 
 
+def test_a_secret_that_everybody_can_read_is_logged() -> None:
+    args = ("--engine", "my_engine:create_engine", "-o", "key_file=key", "--listen", "127.0.0.1:0")
+    Path("key").write_text("sekret")
+    for mode, told in ((0o600, False), (0o644, True)):
+        Path("key").chmod(mode)
+        _, _, stderr = finish("run", *args, CRASH="1")
+        log = [json.loads(text) for text in stderr.splitlines()[:-1]]
+        files = [entry["file"] for entry in log if entry["event"] == "secret_readable"]
+        assert files == (["key"] if told else [])
+
+
 def test_a_signal_ends_a_daemon_that_hangs_at_its_start() -> None:
     with daemon(HANG_AT_START="1") as child:
         assert line(child) == "hanging\n"

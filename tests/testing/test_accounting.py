@@ -114,6 +114,14 @@ async def test_the_remainder_that_interledger_rs_keeps_makes_up_a_unit_later() -
         assert system.accounts["bob"].credited == Decimal("1.24")
 
 
+async def test_it_serves_on_the_port_that_it_is_told() -> None:
+    async with accounting_system() as system:
+        port = int(system.url.rpartition(":")[2])
+    async with accounting_system(port=port) as again:
+        assert again.url == f"http://127.0.0.1:{port}"
+        assert (await post_credit(again, "5", 0, "k")).status_code == 404  # no such account
+
+
 async def test_a_key_counts_once_in_24_hours_from_its_first_use() -> None:
     now_s = 0.0
     async with one(clock=lambda: now_s) as (system, _):

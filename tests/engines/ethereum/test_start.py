@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from engines.ethereum import create_engine
+from engines.ethereum.engine import connect_with
 from engines.ethereum.options import EthereumOptions
 from settled import ConfigError, Services
 from settled.testing import MemoryStore
@@ -26,8 +27,10 @@ GOOD: dict[str, Any] = {"rpc_url": URL, "chain_id": 1, "key": KEY}
         ({"rpc_url": "127.0.0.1:8545"}, "rpc_url must be an http or https URL"),
         ({"rpc_url_2": "ws://127.0.0.1"}, "rpc_url_2 must be an http or https URL"),
         ({"rpc_url": "http://[::1"}, "rpc_url must be an http or https URL"),
-        ({"key": None}, "exactly one of key .* and keystore"),
-        ({"keystore": Path("k.json")}, "exactly one of key .* and keystore"),
+        ({"rpc_url": "http://a..b"}, "rpc_url must be an http or https URL"),
+        ({"rpc_url": "http://node/a\tb"}, "rpc_url must be an http or https URL"),
+        ({"rpc_url": "http://node/a b"}, "rpc_url must be an http or https URL"),
+        ({"keystore": Path("k.json")}, "one of key .* and keystore, not both"),
         ({"key": None, "keystore": Path("k.json")}, "a keystore needs keystore_password"),
         ({"token": "0x12"}, "token must be an address"),
         ({"max_fee_gwei": Decimal(0)}, "max_fee_gwei must be more than 0"),
@@ -126,6 +129,21 @@ def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_to_be_installed_is_told() -> None:
     with pytest.raises(ConfigError, match=r"pip install settled\[ethereum\]"):
         create_engine(EthereumOptions(**GOOD))
+
+
+def test_without_a_key_it_is_not_made() -> None:
+    with pytest.raises(ConfigError, match="no key: give key_file=PATH, or keystore=PATH"):
+        create_engine(EthereumOptions(**(GOOD | {"key": None})))
+
+
+async def test_a_signer_of_ones_own_takes_the_place_of_the_key(chain: Chain) -> None:
+    signer, store = await chain.signer(), MemoryStore()
+    connect = connect_with(replace(options_for(chain), key=None), signer=signer)
+    async with trio.open_nursery() as nursery:
+        services = Services(store, cast(Any, None), nursery)
+        async with cast(Any, connect(services)):
+            nursery.cancel_scope.cancel()
+    assert (await services.state.get("wallet"))["address"] == signer.address
 
 
 async def test_a_payment_of_before_is_watched_from_the_start(chain: Chain) -> None:
