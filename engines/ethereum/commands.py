@@ -1,7 +1,6 @@
 """``settled ethereum``: what the engine has sent, and what it was paid by nobody it knows."""
 
-import time
-from datetime import timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import click
 
 from engines.ethereum.units import gwei
+from settled import State
 from settled.commands import (
     db_option,
     debug_option,
@@ -21,7 +21,7 @@ from settled.commands import (
 
 @click.group()
 def ethereum() -> None:
-    """Look at the transactions of the Ethereum engine, and at payments that are nobody's.
+    """Transactions sent, and payments from unknown addresses.
 
     \b
     Examples:
@@ -35,9 +35,10 @@ def ethereum() -> None:
 @json_option
 @debug_option
 def unclaimed(db: Path, as_json: bool) -> None:
-    """List payments to us from addresses that no account has told, oldest first.
+    """List payments from addresses that no account's peer has proved.
 
-    They are credited as soon as an account's peer proves that the address is its own.
+    The oldest come first. They are credited as soon as an account's peer proves that the address is
+    its own.
 
     \b
     Examples:
@@ -54,10 +55,10 @@ def unclaimed(db: Path, as_json: bool) -> None:
 @json_option
 @debug_option
 def transactions(db: Path, as_json: bool) -> None:
-    """List what was signed for settlements, by nonce; the last of each account stays on record.
+    """List transactions by nonce; of each account the last stays.
 
     A pending transaction is not final yet: the engine watches it, sends it again, and raises its
-    fee. FEE is the most that it pays for a unit of gas.
+    fee. MAX FEE is the most that it pays for a unit of gas.
 
     \b
     Examples:
@@ -69,12 +70,46 @@ def transactions(db: Path, as_json: bool) -> None:
     _print(rows, as_json, nothing="No transaction is on record.")
 
 
+@ethereum.command()
+@db_option
+@json_option
+@debug_option
+def addresses(db: Path, as_json: bool) -> None:
+    """Show our own address, and those of the accounts' peers.
+
+    A peer is paid at its current address. What it pays from a former one is credited, too; and so
+    is what comes from that of a closed account, until another account's peer proves it.
+
+    \b
+    Examples:
+      settled ethereum addresses
+      settled ethereum addresses --json
+    """
+    _print(read_state(db, _addresses), as_json, nothing="No daemon has run the engine on it yet.")
+
+
+async def _addresses(state: State) -> list[dict[str, Any]]:
+    wallet = await state.get("wallet")
+    rows = [] if wallet is None else [_address(None, "ours", wallet["address"])]
+    for key, owner in await state.items("owner:"):
+        address, account = key.partition(":")[2], owner["account"]
+        peer = await state.get("peer", account)
+        current = peer is not None and peer["address"] == address
+        what = "closed" if owner["closed"] else "current" if current else "former"
+        rows.append(_address(account, what, address))
+    return rows
+
+
+def _address(account: str | None, state: str, address: str) -> dict[str, Any]:
+    return {"account": account, "state": state, "address": address}
+
+
 def _print(rows: list[dict[str, Any]], as_json: bool, *, nothing: str) -> None:
     if as_json:
         print_json(rows)
     elif rows:
         headers = [name.replace("_", " ").upper() for name in rows[0]]
-        print_table(headers, [list(row.values()) for row in rows])
+        print_table(headers, [["" if v is None else v for v in row.values()] for row in rows])
     else:
         click.echo(nothing)
 
@@ -99,7 +134,8 @@ def _transaction(key: str, kept: dict[str, Any]) -> dict[str, Any]:
         "account": kept["account"],
         "state": state,
         "nonce": kept["nonce"],
-        "fee": gwei(int(kept["max_fee"])),
+        "payee": kept["payee"],
+        "max_fee": gwei(int(kept["max_fee"])),
+        "sent_at": datetime.fromtimestamp(kept["begun_s"], UTC).isoformat(timespec="seconds"),
         "hash": kept["hashes"][-1],
-        "age": str(timedelta(seconds=max(0, round(time.time() - kept["begun_s"])))),
     }

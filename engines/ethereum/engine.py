@@ -25,7 +25,7 @@ from engines.ethereum.units import gwei_to_wei
 from engines.ethereum.verdicts import Verdicts
 from engines.ethereum.wallet import Wallet
 from engines.ethereum.watching import Watcher
-from settled import ConfigError, Connect, Services
+from settled import Connect, Services, SettledError
 
 _DIGITS_OF_A_DOUBLE: Final = 15
 
@@ -151,14 +151,18 @@ class EthereumEngine:
         self._options = options
         self._asset = asset
         self._handshake = handshake
+        self._precision_told = False
 
     async def setup_account(self, account_id: str) -> None:
         """Exchange addresses with the peer; settled tries again until it is there."""
         await self._handshake.introduce(account_id)
         most = self._options.max_credit
-        if self.asset_scale > _DIGITS_OF_A_DOUBLE and (
-            most is None or most.scaleb(self.asset_scale) > 2**53
+        if (
+            not self._precision_told
+            and self.asset_scale > _DIGITS_OF_A_DOUBLE
+            and (most is None or most.scaleb(self.asset_scale) > 2**53)
         ):
+            self._precision_told = True
             self._services.log.warning(
                 "ethereum_precision",
                 account=account_id,
@@ -188,7 +192,7 @@ def connect_with(options: EthereumOptions, *, signer: Signer | None = None) -> C
                 )
                 await open_receiving(services, options, rpc=rpc, asset=asset, us=us, peers=peers)
             except (RpcFailure, ValueError) as error:
-                raise ConfigError(f"{error}: try again when the node works") from error
+                raise SettledError(f"{error}: try again when the node works") from error
             services.log.info(
                 "ethereum_connected", address=us.address, chain_id=us.chain_id, asset=asset.name
             )

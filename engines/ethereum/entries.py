@@ -135,7 +135,7 @@ class Entries:
                 "ethereum_payment_unclaimed",
                 sender=transfer.sender,
                 **fields,
-                reason="no account has told this address: see `settled ethereum unclaimed`",
+                reason="no account's peer has proved this address: `settled ethereum unclaimed`",
             )
         else:
             self._services.log.info("ethereum_payment", account=owner, **fields)

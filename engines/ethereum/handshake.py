@@ -17,6 +17,7 @@ from engines.ethereum.peers import Peers
 from engines.ethereum.proofs import Bad, Binding, Identity, Message
 from engines.ethereum.rate import Rate
 from engines.ethereum.signing import Signature, Signer
+from engines.ethereum.telling import Seldom
 from settled import MessageFailed, Services
 
 _RECEIVED = b"RECEIVED"
@@ -33,6 +34,8 @@ class Handshake:
         self._signer = signer
         self._peers = peers
         self._identity = identity
+        self._seldom = Seldom(services.log)
+        self._refused: dict[str, str] = {}  # by account, why its peer's last message was refused
         self._rate = Rate(_MESSAGES_A_MINUTE, within_s=60)
         self._lock = trio.Lock()  # a challenge is made once, and used once
 
@@ -44,7 +47,14 @@ class Handshake:
             AddressTaken: when the address is another account's.
         """
         ours = self._identity.binding()
-        reply = await self._services.send_message(account_id, proofs.encode_challenge(ours))
+        try:
+            reply = await self._services.send_message(account_id, proofs.encode_challenge(ours))
+        except MessageFailed as error:
+            refused = self._refused.get(account_id)
+            if refused is None:
+                raise
+            # The peer's engine may have found the same, and that would be why.
+            raise MessageFailed(f"{error}. What it sent us was refused: {refused}") from error
         try:
             message = proofs.decode(reply)
             address = proofs.check_proof(message, ours.challenge(), self._identity)
@@ -65,6 +75,18 @@ class Handshake:
             Bad: when the message is not as it must be, or one of too many.
             AddressTaken: when the address is another account's.
         """
+        try:
+            reply = await self._reply(account_id, body)
+        except Bad as error:
+            self._refused[account_id] = str(error)
+            self._seldom.warning(
+                "ethereum_peer_refused", account_id, account=account_id, reason=str(error)
+            )
+            raise
+        self._refused.pop(account_id, None)
+        return reply
+
+    async def _reply(self, account_id: str, body: bytes) -> bytes:
         if not self._rate.allows(account_id):
             raise Bad(f"the peer sent more than {_MESSAGES_A_MINUTE} messages within a minute")
         message = proofs.decode(body)

@@ -167,7 +167,10 @@ def check_challenge(message: Message, identity: Identity) -> tuple[bytes, str | 
             f"we in {identity.token or 'ether'} on chain {identity.chain_id}"
         )
     if binding.address == identity.address:
-        raise Bad("the challenge is one of our own")
+        raise Bad(
+            "the challenge is one of our own: either the peer has our key, and each needs its "
+            "own, or the connector sends our messages back"
+        )
     return challenge, binding.address
 
 

@@ -14,7 +14,7 @@ import trio
 
 from engines.ethereum import abi
 from engines.ethereum.node import Call, Node, NodeUnavailable, RpcError, RpcFailure
-from settled import ConfigError
+from settled import ConfigError, SettledError
 
 __all__ = ["Call", "NodeUnavailable", "Rpc", "RpcError", "RpcFailure", "View"]
 
@@ -22,6 +22,7 @@ _BEHIND_BLOCKS_MAX: Final = 24
 _HEAD_LIFE_S: Final = 600.0  # after that, a head that no node reaches any more was none
 _PATIENCE_S: Final = 2.0  # for a node that rests
 _TELL_EVERY_S: Final = 60.0
+_WRONG_REST_S: Final = 30.0
 
 
 class WrongChain(Exception):
@@ -100,7 +101,8 @@ class Rpc:
         self._chain_id = chain_id
         self._log = log
         self._head, self._head_at = 0, -math.inf
-        self._told: dict[Node, float] = {}  # which nodes have failed, and when it was said
+        self._reasons: dict[Node, str] = {}  # why a node that has failed did so last
+        self._told: dict[tuple[Node, bool], float] = {}  # when that was said, of the chain or else
 
     async def __aenter__(self) -> "Rpc":
         await self._client.__aenter__()
@@ -114,7 +116,8 @@ class Rpc:
         """Look at all nodes before anything is done; one that is down is looked at when it is used.
 
         Raises:
-            ConfigError: when a node is on another chain, or none answers.
+            ConfigError: when a node is on another chain.
+            SettledError: when none answers, which may pass.
         """
         reasons = []
         for node in self._nodes:
@@ -123,9 +126,10 @@ class Rpc:
             except WrongChain as error:
                 raise ConfigError(str(error)) from error
             except RpcFailure as error:
+                self._tell(node, error)
                 reasons.append(str(error))
         if len(reasons) == len(self._nodes):
-            raise ConfigError(f"{'; '.join(reasons)}: start it, or see to rpc_url")
+            raise SettledError(f"{'; '.join(reasons)}: start it, or see to rpc_url")
 
     async def call(self, method: str, *parameters: Any) -> Any:
         """Return the result of one call to the node that works; see ``Node.call``."""
@@ -148,27 +152,31 @@ class Rpc:
         reasons = []
         for node in sorted(self._nodes, key=lambda node: node is not self._current):
             if node.rest_s:
-                reasons.append(f"node {node.shown_url} failed, next try in {node.rest_s:.0f} s")
+                reason = self._reasons.get(node, f"node {node.shown_url} failed")
+                reasons.append(f"{reason}, next try in {node.rest_s:.0f} s")
                 continue
             try:
                 await self._check(node)
                 head = abi.number(await node.call("eth_blockNumber"))
                 self._keep_up(node, head)
             except (RpcFailure, WrongChain, ValueError) as error:
-                self._tell(node, str(error))
+                self._tell(node, error)
                 reasons.append(str(error))
                 continue
             self._current = node
-            if self._told.pop(node, None) is not None:
+            if self._reasons.pop(node, None) is not None:
+                self._told.clear()
                 self._log.info("ethereum_node_works", node=node.shown_url)
             return View(node, head)
         raise NodeUnavailable("; ".join(reasons))
 
-    def _tell(self, node: Node, reason: str) -> None:
-        now = trio.current_time()
-        if now >= self._told.get(node, -math.inf) + _TELL_EVERY_S:
-            self._told[node] = now
-            self._log.warning("ethereum_node_failed", node=node.shown_url, reason=reason)
+    def _tell(self, node: Node, error: Exception) -> None:
+        """Log a node's failure, now and then; that it is on another chain is another thing."""
+        self._reasons[node] = str(error)
+        now, subject = trio.current_time(), (node, isinstance(error, WrongChain))
+        if now >= self._told.get(subject, -math.inf) + _TELL_EVERY_S:
+            self._told[subject] = now
+            self._log.warning("ethereum_node_failed", node=node.shown_url, reason=str(error))
 
     async def _check(self, node: Node) -> None:
         """Make sure that a node is on our chain, unless it is known."""
@@ -184,13 +192,13 @@ class Rpc:
         except ValueError as error:
             raise node.failed(f"does not tell its chain: {error}") from error
         if found != self._chain_id:
-            node.failed("is on another chain", rest_s=_HEAD_LIFE_S)
+            node.failed("is on another chain", rest_s=_WRONG_REST_S)
             raise WrongChain(
                 f"node {node.shown_url} is on chain {found}, not {self._chain_id}: see to "
                 f"chain_id and rpc_url"
             )
         if first is not None and self.genesis not in (None, first):
-            node.failed("is on another chain", rest_s=_HEAD_LIFE_S)
+            node.failed("is on another chain", rest_s=_WRONG_REST_S)
             raise WrongChain(
                 f"node {node.shown_url} is on another chain of the same id {found}: its first "
                 f"block is {first}, not {self.genesis}"

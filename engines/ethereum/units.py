@@ -32,17 +32,16 @@ def to_amount(units: int, decimals: int) -> Decimal:
     Example::
 
         >>> to_amount(1_500_000_000_000_000_000, 18)
-        Decimal('1.500000000000000000')
+        Decimal('1.5')
     """
-    sign, digits, exponent = Decimal(units).as_tuple()
-    assert isinstance(exponent, int)  # noqa: S101 - it is a whole number
-    return Decimal((sign, digits, exponent - decimals))  # arithmetic would round it
+    digits = f"{units:0{decimals + 1}d}"  # arithmetic on decimals would round it
+    whole, fraction = digits[: len(digits) - decimals], digits[len(digits) - decimals :]
+    return Decimal(f"{whole}.{fraction}".rstrip("0").rstrip("."))
 
 
 def to_text(units: int, decimals: int) -> str:
     """Return so many smallest units as an operator reads them: no exponent, no zeros at the end."""
-    text = f"{to_amount(units, decimals):f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return f"{to_amount(units, decimals):f}"
 
 
 def gwei_to_wei(fee: Decimal) -> int:

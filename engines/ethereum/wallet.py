@@ -26,6 +26,12 @@ _USUAL_TIP: Final = 10**9
 # Unknown settlements are asked for once an hour at least; with this, each was asked for twice.
 _DOUBT_S: Final = 2 * 3600.0
 _DOUBT: Final = "doubt"
+_BELONGS: Final = {  # what a database is of, as an operator would say it
+    "address": "address",
+    "chain_id": "chain",
+    "asset": "the asset",
+    "genesis": "a chain that begins with block",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +130,8 @@ class Wallet:
         for name, value in ours.items():
             if kept[name] != value and None not in (kept[name], value):
                 raise ConfigError(
-                    f"this database is of {name} {kept[name]}, not {value}: bring that back, or "
-                    f"give another database (--db)"
+                    f"the database belongs to {_BELONGS[name]} {kept[name]}, and this is {value}: "
+                    f"go back to that, or give another database (--db)"
                 )
 
     async def _doubt(self, kept: int, next_nonce: int, seen: int) -> None:
@@ -229,12 +235,10 @@ class Wallet:
         need = quote.order.value + quote.gas * quote.fees.max_fee
         on_its_way = sum(payment.cost for payment in pending)
         if quote.balance < need + on_its_way:
-            have, need_text, way = (
-                to_text(n, ETHER_DECIMALS) for n in (quote.balance, need, on_its_way)
-            )
+            have, need_text = (to_text(n, ETHER_DECIMALS) for n in (quote.balance, need))
+            way = f", beside {to_text(on_its_way, ETHER_DECIMALS)} on its way" if on_its_way else ""
             raise NotSettled(
-                f"{self.address} has {have} ether and needs {need_text} with gas, beside {way} "
-                f"on its way: top it up"
+                f"{self.address} has {have} ether and needs {need_text} with gas{way}: top it up"
             )
         self._asset.check(quote.answers, units, sum(payment.units for payment in pending))
 

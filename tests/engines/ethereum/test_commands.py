@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -98,15 +99,45 @@ def test_transactions_are_listed_by_nonce(db: Path) -> None:
         (10, "settled"),
     ]
     assert rows[0]["hash"] == "0x2"
-    assert rows[0]["fee"] == "2.5 gwei"
-    assert rows[0]["age"].startswith("0:00:0")
+    assert rows[0]["max_fee"] == "2.5 gwei"
+    assert rows[0]["payee"] == ADDRESS
+    assert datetime.fromisoformat(rows[0]["sent_at"]) <= datetime.now(UTC)
     assert "alice" in shown(db, "transactions")
+
+
+async def write_peers(db: Path) -> None:
+    async with (
+        open_sqlite(db, exclusive=True, create=True) as store,
+        trio.open_nursery() as nursery,
+    ):
+        connector: Any = None
+        services = Services(store, connector, nursery)
+        await services.state.set("wallet", {"address": "0x" + "00" * 20})
+        peers = Peers(services, Crediting(None))
+        for account_id, number in (("alice", 1), ("alice", 2), ("bob", 3)):
+            await store.open_account(account_id)
+            await peers.learn(account_id, f"0x{number:040x}")
+        await store.close_account("bob")
+        await peers.release("bob")
+
+
+def test_addresses_tell_ours_and_whose_the_others_are(db: Path) -> None:
+    trio.run(write_peers, db)
+    rows = json.loads(shown(db, "addresses", "--json"))
+    assert [(row["account"], row["state"], int(row["address"], 16)) for row in rows] == [
+        (None, "ours", 0),
+        ("alice", "former", 1),
+        ("alice", "current", 2),
+        ("bob", "closed", 3),
+    ]
+    assert "None" not in shown(db, "addresses")
 
 
 def test_with_nothing_to_show_it_says_so(db: Path) -> None:
     trio.run(write, db, [], [])
     assert shown(db, "unclaimed") == "No payment is unclaimed.\n"
     assert shown(db, "transactions") == "No transaction is on record.\n"
+    assert shown(db, "addresses") == "No daemon has run the engine on it yet.\n"
     assert json.loads(shown(db, "unclaimed", "--json")) == []
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from engines.ethereum import node as node_module
 from engines.ethereum.node import RpcError
 from engines.ethereum.rpc import NodeUnavailable, Rpc, RpcFailure
-from settled import ConfigError
+from settled import ConfigError, SettledError
 from tests.engines.ethereum.anvil import CHAIN_ID, Chain
 from tests.engines.ethereum.bench import Log
 from tests.engines.ethereum.scripted import Fault, ScriptedNode, scripted
@@ -71,8 +71,26 @@ async def test_a_node_of_another_chain_with_our_id_is_refused() -> None:
 async def test_a_start_without_any_node_is_refused_in_one_line() -> None:
     async with nodes(2) as our:
         our.first.status = our.second.status = 500
-        with pytest.raises(ConfigError, match=r"status 500; node .* status 500: start it, or see"):
+        with pytest.raises(SettledError, match=r"status 500; node .* status 500: start") as found:
             await our.rpc.check()
+        assert found.value.exit_code == 1  # it may pass: whoever runs us may start us again
+
+
+async def test_that_a_node_came_back_on_another_chain_is_said_though_it_failed_just_now() -> None:
+    async with nodes() as our:
+        await our.rpc.check()
+        our.first.status = 500
+        with pytest.raises(NodeUnavailable, match="status 500"):
+            await our.rpc.call("eth_chainId")
+        our.first.status = 200
+        our.first.answers["eth_getBlockByNumber"] = {"hash": "0x" + "22" * 32}
+        while "another chain" not in str(our.log.lines[-1]):  # it rests first
+            with suppress(NodeUnavailable):
+                await our.rpc.call("eth_chainId")
+                raise AssertionError("a node of another chain was used")
+        assert our.log.events() == ["ethereum_node_failed"] * 2
+        with pytest.raises(NodeUnavailable, match=r"another chain of the same id.*, next try in"):
+            await our.rpc.call("eth_chainId")
 
 
 async def test_one_node_is_enough_to_start() -> None:

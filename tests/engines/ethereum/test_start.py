@@ -12,7 +12,7 @@ import trio
 from engines.ethereum import create_engine
 from engines.ethereum.engine import connect_with
 from engines.ethereum.options import EthereumOptions
-from settled import ConfigError, Services
+from settled import ConfigError, Services, SettledError
 from settled.testing import MemoryStore
 from tests.engines.ethereum.anvil import CHAIN_ID, Chain
 from tests.engines.ethereum.bench import KEY, Bench
@@ -59,15 +59,22 @@ def options_for(chain: Chain, **options: Any) -> EthereumOptions:
     return EthereumOptions(rpc_url=chain.url, chain_id=CHAIN_ID, key=KEY, **options)
 
 
-async def refused(options: EthereumOptions, reason: str, store: MemoryStore | None = None) -> None:
+async def refused(
+    options: EthereumOptions,
+    reason: str,
+    store: MemoryStore | None = None,
+    *,
+    exit_code: int = ConfigError.exit_code,
+) -> None:
     """See that a start is refused, in one line."""
     try:
         await start(options, store)
-    except* ConfigError as errors:
+    except* SettledError as errors:
         (error,) = errors.exceptions
-        with pytest.raises(ConfigError, match=reason):
+        with pytest.raises(SettledError, match=reason):
             raise error from None
         assert "\n" not in str(error)
+        assert cast(SettledError, error).exit_code == exit_code
     else:
         pytest.fail("it started")
 
@@ -79,7 +86,8 @@ async def test_the_asset_scale_is_that_of_ether_or_of_the_token(chain: Chain) ->
 
 
 async def test_without_a_node_it_does_not_start() -> None:
-    await refused(EthereumOptions(**GOOD), "node http://127.0.0.1:1 cannot be used.*start it")
+    reason = "node http://127.0.0.1:1 cannot be used.*start it"
+    await refused(EthereumOptions(**GOOD), reason, exit_code=1)  # it may pass
 
 
 async def test_another_chain_is_refused(chain: Chain) -> None:
@@ -108,14 +116,16 @@ async def test_a_database_of_another_key_chain_or_asset_is_refused(chain: Chain)
     await start(options_for(chain), store)
     await start(options_for(chain), store)
     other = replace(options_for(chain), key="cd" * 32)
-    await refused(other, "this database is of address 0x.*: bring that back, or give", store)
+    await refused(other, "belongs to address 0x.*, and this is 0x.*: go back to that, or", store)
     token = await chain.deploy_token()
-    await refused(options_for(chain, token=token), "this database is of asset ether, not", store)
+    await refused(
+        options_for(chain, token=token), "belongs to the asset ether, and this is 0x", store
+    )
     kept = await Services(store, cast(Any, None), cast(Any, None)).state.get("wallet")
     await Services(store, cast(Any, None), cast(Any, None)).state.set(
         "wallet", kept | {"genesis": "0x" + "99" * 32}
     )
-    await refused(options_for(chain), "this database is of genesis 0x9999", store)
+    await refused(options_for(chain), "belongs to a chain that begins with block 0x9999", store)
 
 
 @pytest.fixture
