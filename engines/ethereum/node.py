@@ -88,8 +88,10 @@ class RpcError(RpcFailure):
 
     @property
     def rate_limited(self) -> bool:
-        """Whether we ask too often."""
-        return self.code == 429 or (self._says(_RATE_LIMITED) and not self.too_much)
+        """Whether we ask too often. Why a contract reverts is its own words, not the node's."""
+        return self.code == 429 or (
+            self._says(_RATE_LIMITED) and not self.too_much and not self._says(("revert",))
+        )
 
     @property
     def already_known(self) -> bool:
