@@ -134,7 +134,7 @@ class Node:
         self._places = trio.CapacityLimiter(_REQUESTS_MAX)
         self._batches = True
         self._failures = 0
-        self._rests_until = -math.inf
+        self._rests_until = self._works_from = -math.inf
 
     @property
     def rest_s(self) -> float:
@@ -223,7 +223,8 @@ class Node:
                 # Without its cause: the text of that could spell the URL out.
                 reason = self._conceal(error)
                 raise self.failed(f"cannot be used: {type(error).__name__} {reason}") from None
-        self._failures = 0
+        if trio.current_time() >= self._works_from:
+            self._failures = 0
         return answer
 
     async def _exchange(self, content: bytes) -> Any:
@@ -253,12 +254,15 @@ class Node:
     def failed(self, what: str, *, rest_s: float | None = None) -> NodeUnavailable:
         """Leave the node alone for a while, longer each time, and return what to raise."""
         self.checked = False  # it may come back as another
-        self._failures += 1
+        if not self.rest_s:  # what was under way when it failed counts once
+            self._failures += 1
         backoff_s = min(_REST_MAX_S, _REST_MIN_S * 2.0 ** min(self._failures - 1, 20))
         if rest_s is None:
             rest_s = backoff_s * random.uniform(0.5, 1)
         rests_until = trio.current_time() + min(rest_s, _RETRY_AFTER_MAX_S)
         self._rests_until = max(self._rests_until, rests_until)
+        # One that limits our requests answers some: it works when it does so as long as it rested.
+        self._works_from = self._rests_until + backoff_s
         return NodeUnavailable(f"node {self.shown_url} {what}")
 
     def _conceal(self, text: object) -> str:

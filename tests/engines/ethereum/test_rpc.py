@@ -209,6 +209,19 @@ def test_what_an_error_means_is_read_from_its_text(message: str, meaning: str) -
     assert [name for name in meanings if getattr(error, name)] == [meaning]
 
 
+async def test_a_node_that_limits_us_is_left_alone_for_longer_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(node_module, "_REST_MIN_S", 0.01)
+    async with nodes() as our:
+        our.first.answers["eth_getLogs"] = Fault("rate limit exceeded")  # but not for the rest
+        for _time in range(6):
+            with pytest.raises(NodeUnavailable, match="limits our requests"):
+                await our.rpc.call("eth_getLogs", {})
+        (node,) = our.rpc._nodes
+        assert node.rest_s > 0.1
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
