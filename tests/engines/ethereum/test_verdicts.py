@@ -112,6 +112,12 @@ async def test_it_takes_exactly_its_confirmations() -> None:
     assert await judge.says(Node(22, {OURS: receipt()})) == [AMOUNT]
 
 
+async def test_a_head_that_never_was_does_not_put_a_payment_off() -> None:
+    judge = Judge()
+    assert await judge.says(Node(1_000_000, used_in=1_000_000)) == []
+    assert await judge.says(Node(22, {OURS: receipt()})) == [AMOUNT]
+
+
 async def test_a_receipt_of_a_block_that_was_undone_is_not_believed() -> None:
     judge = Judge()
     stale = Node(30, {OURS: receipt(blockHash=block_hash(99))})
