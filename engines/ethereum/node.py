@@ -219,7 +219,7 @@ class Node:
                     answer = await self._exchange(content)
             except trio.TooSlowError:
                 raise self.failed(f"did not answer within {self._timeout_s:g} s") from None
-            except httpx2.HTTPError as error:
+            except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
                 # Without its cause: the text of that could spell the URL out.
                 reason = self._conceal(error)
                 raise self.failed(f"cannot be used: {type(error).__name__} {reason}") from None

@@ -75,6 +75,14 @@ async def test_a_start_without_any_node_is_refused_in_one_line() -> None:
             await our.rpc.check()
 
 
+@pytest.mark.parametrize("url", ["http://a..b/key5", "http://node/key5\n", "http://a\u2028b/key5"])
+async def test_a_url_that_nothing_can_be_asked_at_is_refused_in_one_line(url: str) -> None:
+    async with Rpc([url], chain_id=CHAIN_ID, timeout_s=5, log=Log()) as rpc:
+        with pytest.raises(ConfigError, match=r"cannot be used: .*see to rpc_url$") as caught:
+            await rpc.check()
+    assert "key5" not in str(caught.value)
+
+
 async def test_one_node_is_enough_to_start() -> None:
     async with nodes(2) as our:
         our.first.status = 500
