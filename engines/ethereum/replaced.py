@@ -86,10 +86,17 @@ class Replaced:
 
 
 def pays_the_same(transaction: dict[str, Any], payment: Payment) -> bool:
-    """Say whether a transaction is the payment with another fee."""
+    """Say whether a transaction is the payment with another fee.
+
+    Raises:
+        ValueError: when the node does not show what it pays: that proves nothing.
+    """
+    data = transaction.get("input", transaction.get("data"))
+    if not isinstance(data, str):
+        raise ValueError("the node does not show what the transaction calls")  # noqa: TRY004
     return (
         transaction.get("to") is not None
         and abi.address(transaction["to"]) == payment.to
         and abi.number(transaction.get("value")) == payment.value
-        and str(transaction.get("input", "0x")).lower() == payment.data
+        and data.lower() == payment.data
     )

@@ -132,7 +132,8 @@ class Verdicts:
         self._look_at[payment.settlement_id] = view.head + 1
         try:
             used = await self._replacements.find(view, payment)
-        except RpcError as error:
+            same = used is not None and pays_the_same(used[1], payment)
+        except (RpcError, ValueError) as error:
             self._tell_lost(view, payment, str(error))
             return None
         if used is None:
@@ -143,7 +144,7 @@ class Verdicts:
         mined_as = abi.hash32(transaction.get("hash"))
         if mined_as in payment.hashes or not self._is_final(view, payment, block):
             return None
-        if pays_the_same(transaction, payment):
+        if same:
             # Signed by us with another fee, and forgotten: a backup was restored since.
             known = replace(payment, hashes=(*payment.hashes, mined_as))
             receipts = await self._receipts(view, [known])

@@ -164,6 +164,22 @@ async def test_only_the_very_same_payment_is_ours(change: dict[str, Any]) -> Non
     assert await Judge().says(node) == [expected]
 
 
+@pytest.mark.parametrize("change", [{"input": None}, {"value": None}, {"nonce": None}])
+async def test_another_transaction_that_is_half_shown_is_no_proof(change: dict[str, Any]) -> None:
+    judge = Judge()
+    for head in range(22, 26):
+        assert await judge.says(Node(head, transactions=[transaction(**change)])) == []
+    assert judge.log.events() == ["nonce_used_by_unknown"]
+
+
+async def test_the_call_of_another_transaction_may_be_shown_by_its_old_name() -> None:
+    shown = transaction(value="0x5", data="0x")
+    del shown["input"]
+    node = Node(22, {OTHER: receipt(transactionHash=OTHER)}, [shown])
+    assert await Judge().says(node) == [AMOUNT]
+    assert await Judge().says(Node(22, transactions=[{**shown, "data": "0x01"}])) == [Decimal(0)]
+
+
 async def test_a_receipt_that_is_not_there_yet_is_waited_for() -> None:
     judge = Judge()
     assert await judge.says(Node(30, transactions=[transaction(hash=OURS)])) == []
