@@ -183,7 +183,11 @@ class Node:
         return results
 
     def _sorted(self, answers: list[Any], count: int) -> list[Any]:
-        by_id = {answer.get("id"): answer for answer in answers if isinstance(answer, dict)}
+        by_id = {
+            answer["id"]: answer
+            for answer in answers
+            if isinstance(answer, dict) and isinstance(answer.get("id"), int)
+        }
         results: list[Any] = []
         for n in range(count):
             try:

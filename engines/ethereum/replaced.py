@@ -75,7 +75,8 @@ class Replaced:
     async def _in_block(self, view: View, nonce: int, block: int) -> dict[str, Any] | None:
         """Return our transaction of this nonce, if the block has it."""
         found = await view.block(block, full=True)
-        for transaction in [] if found is None else found.get("transactions") or []:
+        transactions = None if found is None else found.get("transactions")
+        for transaction in transactions if isinstance(transactions, list) else []:
             if (
                 isinstance(transaction, dict)
                 and abi.address(transaction.get("from")) == self._address

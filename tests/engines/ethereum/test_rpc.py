@@ -1,5 +1,6 @@
 """Nodes that fail, lie, lag, limit or say too much; and that their secrets stay ours."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
@@ -180,6 +181,14 @@ async def test_a_node_without_batches_is_asked_one_by_one() -> None:
         async with our.rpc.view() as view:
             found = await view.batch([("eth_getBalance", [f"0x{n}", "latest"]) for n in range(3)])
         assert found == ["0x0", "0x1", "0x2"]
+
+
+@pytest.mark.parametrize("known", [[], {}, "0", None])
+async def test_an_answer_that_is_to_nothing_asked_is_none(known: Any) -> None:
+    async with nodes() as our, our.rpc.view() as view:
+        our.first.body = json.dumps([{"id": known, "result": "0x1"}] * 2).encode()
+        with pytest.raises(NodeUnavailable, match="no JSON-RPC"):
+            await view.batch([("eth_chainId", []), ("eth_blockNumber", [])])
 
 
 async def test_an_answer_that_is_too_large_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from engines.ethereum import abi
-from engines.ethereum.asset import Ether
+from engines.ethereum.asset import Asset, Ether, Token
 from engines.ethereum.fees import Fees, bump, offer
 from engines.ethereum.node import RpcError
 from engines.ethereum.rpc import View
@@ -93,9 +93,9 @@ def transaction(**changes: Any) -> dict[str, Any]:
 
 
 class Judge:
-    def __init__(self) -> None:
+    def __init__(self, asset: Asset | None = None) -> None:
         self.log = Log()
-        self.verdicts = Verdicts(US, Ether(), CONFIRMATIONS, Seldom(self.log))
+        self.verdicts = Verdicts(US, asset or Ether(), CONFIRMATIONS, Seldom(self.log))
 
     async def says(self, node: Node, of: Payment | None = None) -> list[Decimal | None]:
         found = await self.verdicts.find(cast(View, node), [of or payment()])
@@ -139,6 +139,18 @@ async def test_a_receipt_of_a_block_that_was_undone_is_not_believed() -> None:
 async def test_a_receipt_that_says_too_little_decides_nothing(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"not a|another receipt"):
         await Judge().says(Node(30, {OURS: receipt(**change)}))
+
+
+@pytest.mark.parametrize("logs", [None, 5, {}])
+async def test_a_receipt_without_logs_does_not_say_that_a_token_stood_still(logs: Any) -> None:
+    judge = Judge(Token(OTHER[:42], 18))
+    with pytest.raises(ValueError, match="no logs"):
+        await judge.says(Node(22, {OURS: receipt(logs=logs)}))
+
+
+@pytest.mark.parametrize("transactions", [5, None, "0x"])
+async def test_a_block_without_transactions_proves_nothing(transactions: Any) -> None:
+    assert await Judge().says(Node(22, transactions=transactions)) == []
 
 
 async def test_a_failed_transaction_moved_nothing() -> None:
