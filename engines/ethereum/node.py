@@ -21,6 +21,7 @@ Call = tuple[str, list[Any]]
 
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 _BATCH_CALLS: Final = 100
+_SINGLE_S: Final = 600.0  # after a batch was refused
 _REQUESTS_MAX: Final = 16  # at once on one node
 _REST_MIN_S: Final = 0.25
 _REST_MAX_S: Final = 30.0
@@ -132,7 +133,7 @@ class Node:
         self._client = client
         self._timeout_s = timeout_s
         self._places = trio.CapacityLimiter(_REQUESTS_MAX)
-        self._batches = True
+        self._single_until = -math.inf
         self._failures = 0
         self._rests_until = self._works_from = -math.inf
 
@@ -162,7 +163,7 @@ class Node:
         return found
 
     async def _chunk(self, calls: Sequence[Call]) -> list[Any]:
-        if self._batches and len(calls) > 1:
+        if trio.current_time() >= self._single_until and len(calls) > 1:
             answers = await self._post(
                 [_request(n, method, parameters) for n, (method, parameters) in enumerate(calls)]
             )
@@ -173,7 +174,8 @@ class Node:
             except RpcError as error:
                 if error.too_much:
                     return [error] * len(calls)
-            self._batches = False  # some nodes take one call at a time only
+            # Some nodes take one call at a time; others were in trouble for a while.
+            self._single_until = trio.current_time() + _SINGLE_S
         results: list[Any] = []
         for method, parameters in calls:
             try:
@@ -183,11 +185,8 @@ class Node:
         return results
 
     def _sorted(self, answers: list[Any], count: int) -> list[Any]:
-        by_id = {
-            answer["id"]: answer
-            for answer in answers
-            if isinstance(answer, dict) and isinstance(answer.get("id"), int)
-        }
+        told = [answer for answer in answers if isinstance(answer, dict)]
+        by_id = {answer["id"]: answer for answer in told if isinstance(answer.get("id"), int)}
         results: list[Any] = []
         for n in range(count):
             try:

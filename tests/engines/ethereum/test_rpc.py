@@ -191,6 +191,21 @@ async def test_an_answer_that_is_to_nothing_asked_is_none(known: Any) -> None:
             await view.batch([("eth_chainId", []), ("eth_blockNumber", [])])
 
 
+async def test_a_node_that_refused_a_batch_once_is_given_batches_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with nodes() as our:
+        our.first.batches = False
+        calls: list[tuple[str, list[Any]]] = [("eth_blockNumber", []), ("eth_blockNumber", [])]
+        async with our.rpc.view() as view:
+            await view.batch(calls)
+            our.first.batches = True
+            monkeypatch.setattr(our.rpc._nodes[0], "_single_until", trio.current_time())
+            before = our.first.requests
+            assert await view.batch(calls) == [hex(100)] * 2
+        assert our.first.requests == before + 1
+
+
 async def test_an_answer_that_is_too_large_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_module, "BODY_BYTES_MAX", 10_000)
     async with nodes() as our:
