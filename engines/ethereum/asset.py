@@ -61,7 +61,11 @@ class Asset(Protocol):
         ...
 
     def moved(self, receipt: dict[str, Any], payment: Payment, sender: str) -> int:
-        """Return how many units a transaction that was mined with success has moved."""
+        """Return how many units a transaction that was mined with success has moved.
+
+        Raises:
+            ValueError: when the receipt does not say.
+        """
         ...
 
 
@@ -156,8 +160,11 @@ class Token:
 
     def moved(self, receipt: dict[str, Any], payment: Payment, sender: str) -> int:
         """See ``Asset``: what its Transfer logs from us to the payee say."""
+        logs = receipt.get("logs")
+        if not isinstance(logs, list):  # what is not shown may have moved all the same
+            raise ValueError("the node gave a receipt with no logs")  # noqa: TRY004
         units = 0
-        for log in receipt.get("logs") or []:
+        for log in logs:
             transfer = abi.read_transfer(log)
             if (
                 transfer is not None

@@ -21,6 +21,7 @@ Call = tuple[str, list[Any]]
 
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 _BATCH_CALLS: Final = 100
+_SINGLE_S: Final = 600.0  # after a batch was refused
 _REQUESTS_MAX: Final = 16  # at once on one node
 _REST_MIN_S: Final = 0.25
 _REST_MAX_S: Final = 30.0
@@ -88,8 +89,10 @@ class RpcError(RpcFailure):
 
     @property
     def rate_limited(self) -> bool:
-        """Whether we ask too often."""
-        return self.code == 429 or (self._says(_RATE_LIMITED) and not self.too_much)
+        """Whether we ask too often. Why a contract reverts is its own words, not the node's."""
+        return self.code == 429 or (
+            self._says(_RATE_LIMITED) and not self.too_much and not self._says(("revert",))
+        )
 
     @property
     def already_known(self) -> bool:
@@ -130,9 +133,9 @@ class Node:
         self._client = client
         self._timeout_s = timeout_s
         self._places = trio.CapacityLimiter(_REQUESTS_MAX)
-        self._batches = True
+        self._single_until = -math.inf
         self._failures = 0
-        self._rests_until = -math.inf
+        self._rests_until = self._works_from = -math.inf
 
     @property
     def rest_s(self) -> float:
@@ -160,7 +163,7 @@ class Node:
         return found
 
     async def _chunk(self, calls: Sequence[Call]) -> list[Any]:
-        if self._batches and len(calls) > 1:
+        if trio.current_time() >= self._single_until and len(calls) > 1:
             answers = await self._post(
                 [_request(n, method, parameters) for n, (method, parameters) in enumerate(calls)]
             )
@@ -171,7 +174,8 @@ class Node:
             except RpcError as error:
                 if error.too_much:
                     return [error] * len(calls)
-            self._batches = False  # some nodes take one call at a time only
+            # Some nodes take one call at a time; others were in trouble for a while.
+            self._single_until = trio.current_time() + _SINGLE_S
         results: list[Any] = []
         for method, parameters in calls:
             try:
@@ -181,7 +185,8 @@ class Node:
         return results
 
     def _sorted(self, answers: list[Any], count: int) -> list[Any]:
-        by_id = {answer.get("id"): answer for answer in answers if isinstance(answer, dict)}
+        told = [answer for answer in answers if isinstance(answer, dict)]
+        by_id = {answer["id"]: answer for answer in told if isinstance(answer.get("id"), int)}
         results: list[Any] = []
         for n in range(count):
             try:
@@ -217,11 +222,12 @@ class Node:
                     answer = await self._exchange(content)
             except trio.TooSlowError:
                 raise self.failed(f"did not answer within {self._timeout_s:g} s") from None
-            except httpx2.HTTPError as error:
+            except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
                 # Without its cause: the text of that could spell the URL out.
                 reason = f"{type(error).__name__} {self._conceal(error)}".strip()
                 raise self.failed(f"cannot be used: {reason}") from None
-        self._failures = 0
+        if trio.current_time() >= self._works_from:
+            self._failures = 0
         return answer
 
     async def _exchange(self, content: bytes) -> Any:
@@ -251,12 +257,15 @@ class Node:
     def failed(self, what: str, *, rest_s: float | None = None) -> NodeUnavailable:
         """Leave the node alone for a while, longer each time, and return what to raise."""
         self.checked = False  # it may come back as another
-        self._failures += 1
+        if not self.rest_s:  # what was under way when it failed counts once
+            self._failures += 1
         backoff_s = min(_REST_MAX_S, _REST_MIN_S * 2.0 ** min(self._failures - 1, 20))
         if rest_s is None:
             rest_s = backoff_s * random.uniform(0.5, 1)
         rests_until = trio.current_time() + min(rest_s, _RETRY_AFTER_MAX_S)
         self._rests_until = max(self._rests_until, rests_until)
+        # One that limits our requests answers some: it works when it does so as long as it rested.
+        self._works_from = self._rests_until + backoff_s
         return NodeUnavailable(f"node {self.shown_url} {what}")
 
     def _conceal(self, text: object) -> str:

@@ -75,7 +75,8 @@ class Replaced:
     async def _in_block(self, view: View, nonce: int, block: int) -> dict[str, Any] | None:
         """Return our transaction of this nonce, if the block has it."""
         found = await view.block(block, full=True)
-        for transaction in [] if found is None else found.get("transactions") or []:
+        transactions = None if found is None else found.get("transactions")
+        for transaction in transactions if isinstance(transactions, list) else []:
             if (
                 isinstance(transaction, dict)
                 and abi.address(transaction.get("from")) == self._address
@@ -86,10 +87,17 @@ class Replaced:
 
 
 def pays_the_same(transaction: dict[str, Any], payment: Payment) -> bool:
-    """Say whether a transaction is the payment with another fee."""
+    """Say whether a transaction is the payment with another fee.
+
+    Raises:
+        ValueError: when the node does not show what it pays: that proves nothing.
+    """
+    data = transaction.get("input", transaction.get("data"))
+    if not isinstance(data, str):
+        raise ValueError("the node does not show what the transaction calls")  # noqa: TRY004
     return (
         transaction.get("to") is not None
         and abi.address(transaction["to"]) == payment.to
         and abi.number(transaction.get("value")) == payment.value
-        and str(transaction.get("input", "0x")).lower() == payment.data
+        and data.lower() == payment.data
     )

@@ -105,9 +105,14 @@ class TokenScanner:
 
     async def scan(self, view: View, blocks: Range) -> Found:
         """See ``Scanner``."""
-        # Before and after the logs: were both the same block, nothing changed in between.
-        last = ("eth_getBlockByNumber", [hex(blocks.last), False])
-        before, logs, after = await view.read([last, self._logs(blocks), last])
+        # Before and after the rest: were both the same block, nothing changed in between.
+        first, last = (
+            ("eth_getBlockByNumber", [hex(number), False]) for number in (blocks.first, blocks.last)
+        )
+        before, start, logs, after = await view.read([last, first, self._logs(blocks), last])
+        _hash_of(start, blocks.first)
+        if blocks.parent is not None and abi.hash32(start.get("parentHash")) != blocks.parent:
+            raise Inconsistent(f"block {blocks.first} of the node does not follow the one before")
         last_hash = _hash_of(before, blocks.last)
         if _hash_of(after, blocks.last) != last_hash:
             raise Inconsistent("the node changed branch meanwhile")

@@ -48,7 +48,7 @@ class Verdicts:
             view: where all is read.
             payments: those whose nonces are used at the view's head.
         """
-        due = [p for p in payments if self._look_at.get(p.settlement_id, 0) <= view.head]
+        due = [payment for payment in payments if self._is_due(view, payment)]
         receipts = await self._receipts(view, due)
         over, replaced = [], []
         for payment in due:
@@ -67,6 +67,11 @@ class Verdicts:
             self._replacements.forget(payment)
             self._lost_at.pop(payment.settlement_id, None)
         return found
+
+    def _is_due(self, view: View, payment: Payment) -> bool:
+        """Say whether it is worth a look; a head that a node made up must not put that off."""
+        look_at = self._look_at.get(payment.settlement_id, 0)
+        return not view.head < look_at <= view.head + self._confirmations
 
     def _is_final(self, view: View, payment: Payment, block: int) -> bool:
         """Say whether a block has its confirmations, and if not, note when it will."""
@@ -127,7 +132,8 @@ class Verdicts:
         self._look_at[payment.settlement_id] = view.head + 1
         try:
             used = await self._replacements.find(view, payment)
-        except RpcError as error:
+            same = used is not None and pays_the_same(used[1], payment)
+        except (RpcError, ValueError) as error:
             self._tell_lost(view, payment, str(error))
             return None
         if used is None:
@@ -138,7 +144,7 @@ class Verdicts:
         mined_as = abi.hash32(transaction.get("hash"))
         if mined_as in payment.hashes or not self._is_final(view, payment, block):
             return None
-        if pays_the_same(transaction, payment):
+        if same:
             # Signed by us with another fee, and forgotten: a backup was restored since.
             known = replace(payment, hashes=(*payment.hashes, mined_as))
             receipts = await self._receipts(view, [known])

@@ -22,6 +22,9 @@ from engines.ethereum.units import ETHER_DECIMALS, gwei, to_text
 from settled import ConfigError, NotSettled, Services
 
 _TRANSFER_GAS: Final = 21_000
+# A payee may have code (EIP-7702), which we pay for: no block takes a transaction of too much gas,
+# and one that no block takes would hold up all that have later nonces.
+_GAS_MAX: Final = 1_000_000
 _USUAL_TIP: Final = 10**9
 # Unknown settlements are asked for once an hour at least; with this, each was asked for twice.
 _DOUBT_S: Final = 2 * 3600.0
@@ -178,9 +181,15 @@ class Wallet:
         for answer in (block, balance, count):
             if isinstance(answer, RpcError):
                 raise answer
+        estimated = _TRANSFER_GAS if isinstance(gas, RpcError) else abi.number(gas)
+        if estimated > _GAS_MAX:
+            raise NotSettled(
+                f"the payment to {payee} would take {estimated} gas, more than {_GAS_MAX}: have "
+                f"the peer use an address that takes payments with less"
+            )
         quote = Quote(
             order=order,
-            gas=_TRANSFER_GAS if isinstance(gas, RpcError) else _with_margin(abi.number(gas)),
+            gas=_with_margin(estimated),
             fees=self._offer(base_fee_of(block), tip_of(tip)),
             balance=abi.number(balance),
             count=abi.number(count),

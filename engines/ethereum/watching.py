@@ -118,7 +118,7 @@ class Watcher:
         if not waiting:
             return
         if waiting[0].nonce > count:
-            self._tell_gap(count, waiting[0])
+            await self._fill_gap(view, count, waiting[0])
         now_s = trio.current_time()
         for payment in waiting:
             self._watches.setdefault(payment.settlement_id, _Watch(now_s, view.head))
@@ -216,6 +216,17 @@ class Watcher:
             reason=f"it is in no block, and {limit} does not allow a higher fee: it is sent again "
             f"as it is; raise {limit} to have it paid sooner",
         )
+
+    async def _fill_gap(self, view: View, count: int, first: Payment) -> None:
+        """Send again what was settled and is undone: it holds up all others.
+
+        That is when the chain was changed deeper than the confirmations. What was found not to have
+        paid is never sent again, for settled may have paid it anew.
+        """
+        undone = [payment for payment in self._payments.from_nonce(count) if payment.settled]
+        await view.batch([("eth_sendRawTransaction", [payment.raw]) for payment in undone])
+        if len(undone) < first.nonce - count:
+            self._tell_gap(count, first)
 
     def _tell_gap(self, count: int, first: Payment) -> None:
         self._seldom.error(

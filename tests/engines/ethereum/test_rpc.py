@@ -1,5 +1,6 @@
 """Nodes that fail, lie, lag, limit or say too much; and that their secrets stay ours."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
@@ -91,6 +92,14 @@ async def test_that_a_node_came_back_on_another_chain_is_said_though_it_failed_j
         assert our.log.events() == ["ethereum_node_failed"] * 2
         with pytest.raises(NodeUnavailable, match=r"another chain of the same id.*, next try in"):
             await our.rpc.call("eth_chainId")
+
+
+@pytest.mark.parametrize("url", ["http://a..b/key5", "http://node/key5\n", "http://a\u2028b/key5"])
+async def test_a_url_that_nothing_can_be_asked_at_is_refused_in_one_line(url: str) -> None:
+    async with Rpc([url], chain_id=CHAIN_ID, timeout_s=5, log=Log()) as rpc:
+        with pytest.raises(SettledError, match=r"cannot be used: .*see to rpc_url$") as caught:
+            await rpc.check()
+    assert "key5" not in str(caught.value)
 
 
 async def test_one_node_is_enough_to_start() -> None:
@@ -192,6 +201,29 @@ async def test_a_node_without_batches_is_asked_one_by_one() -> None:
         assert found == ["0x0", "0x1", "0x2"]
 
 
+@pytest.mark.parametrize("known", [[], {}, "0", None])
+async def test_an_answer_that_is_to_nothing_asked_is_none(known: Any) -> None:
+    async with nodes() as our, our.rpc.view() as view:
+        our.first.body = json.dumps([{"id": known, "result": "0x1"}] * 2).encode()
+        with pytest.raises(NodeUnavailable, match="no JSON-RPC"):
+            await view.batch([("eth_chainId", []), ("eth_blockNumber", [])])
+
+
+async def test_a_node_that_refused_a_batch_once_is_given_batches_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with nodes() as our:
+        our.first.batches = False
+        calls: list[tuple[str, list[Any]]] = [("eth_blockNumber", []), ("eth_blockNumber", [])]
+        async with our.rpc.view() as view:
+            await view.batch(calls)
+            our.first.batches = True
+            monkeypatch.setattr(our.rpc._nodes[0], "_single_until", trio.current_time())
+            before = our.first.requests
+            assert await view.batch(calls) == [hex(100)] * 2
+        assert our.first.requests == before + 1
+
+
 async def test_an_answer_that_is_too_large_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_module, "BODY_BYTES_MAX", 10_000)
     async with nodes() as our:
@@ -225,6 +257,19 @@ def test_what_an_error_means_is_read_from_its_text(message: str, meaning: str) -
     error = RpcError(-32000, message)
     meanings = ("too_much", "rate_limited", "already_known", "nonce_used", "pruned")
     assert [name for name in meanings if getattr(error, name)] == [meaning]
+
+
+async def test_a_node_that_limits_us_is_left_alone_for_longer_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(node_module, "_REST_MIN_S", 0.01)
+    async with nodes() as our:
+        our.first.answers["eth_getLogs"] = Fault("rate limit exceeded")  # but not for the rest
+        for _time in range(6):
+            with pytest.raises(NodeUnavailable, match="limits our requests"):
+                await our.rpc.call("eth_getLogs", {})
+        (node,) = our.rpc._nodes
+        assert node.rest_s > 0.1
 
 
 JSON = st.recursive(

@@ -192,6 +192,18 @@ async def test_a_payment_that_a_reorganisation_undid_is_made_again_with_its_nonc
     assert len(await bench.kept()) == 1
 
 
+async def test_a_settled_payment_that_was_undone_holds_nobody_up(bench: Bench) -> None:
+    bob, carol = await bench.add_peer(), await bench.add_peer("carol")
+    async with bench.engine(confirmations=1, bump_after_s=0.1) as sender:
+        assert await sender.settle("bob", Decimal(1), "s1") == 1
+        await bench.chain.rpc("anvil_reorg", 1, [])
+        assert await bench.chain.nonce(bench.address) == 0
+        async with settling(sender, "2", "s2", "carol") as task:
+            assert await task.wait() == 2
+    assert [await bench.chain.balance(peer) for peer in (bob, carol)] == [ETHER, 2 * ETHER]
+    assert "nonces_missing" not in bench.log.events()
+
+
 # --- replaced ---
 
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from engines.ethereum import abi
-from engines.ethereum.asset import Ether
+from engines.ethereum.asset import Asset, Ether, Token
 from engines.ethereum.fees import Fees, bump, offer
 from engines.ethereum.node import RpcError
 from engines.ethereum.rpc import View
@@ -93,9 +93,9 @@ def transaction(**changes: Any) -> dict[str, Any]:
 
 
 class Judge:
-    def __init__(self) -> None:
+    def __init__(self, asset: Asset | None = None) -> None:
         self.log = Log()
-        self.verdicts = Verdicts(US, Ether(), CONFIRMATIONS, Seldom(self.log))
+        self.verdicts = Verdicts(US, asset or Ether(), CONFIRMATIONS, Seldom(self.log))
 
     async def says(self, node: Node, of: Payment | None = None) -> list[Decimal | None]:
         found = await self.verdicts.find(cast(View, node), [of or payment()])
@@ -109,6 +109,12 @@ async def test_it_takes_exactly_its_confirmations() -> None:
     judge = Judge()
     for head in (20, 21):
         assert await judge.says(Node(head, {OURS: receipt()})) == []
+    assert await judge.says(Node(22, {OURS: receipt()})) == [AMOUNT]
+
+
+async def test_a_head_that_never_was_does_not_put_a_payment_off() -> None:
+    judge = Judge()
+    assert await judge.says(Node(1_000_000, used_in=1_000_000)) == []
     assert await judge.says(Node(22, {OURS: receipt()})) == [AMOUNT]
 
 
@@ -135,6 +141,18 @@ async def test_a_receipt_that_says_too_little_decides_nothing(change: dict[str, 
         await Judge().says(Node(30, {OURS: receipt(**change)}))
 
 
+@pytest.mark.parametrize("logs", [None, 5, {}])
+async def test_a_receipt_without_logs_does_not_say_that_a_token_stood_still(logs: Any) -> None:
+    judge = Judge(Token(OTHER[:42], 18))
+    with pytest.raises(ValueError, match="no logs"):
+        await judge.says(Node(22, {OURS: receipt(logs=logs)}))
+
+
+@pytest.mark.parametrize("transactions", [5, None, "0x"])
+async def test_a_block_without_transactions_proves_nothing(transactions: Any) -> None:
+    assert await Judge().says(Node(22, transactions=transactions)) == []
+
+
 async def test_a_failed_transaction_moved_nothing() -> None:
     assert await Judge().says(Node(22, {OURS: receipt(status="0x0")})) == [Decimal(0)]
 
@@ -156,6 +174,22 @@ async def test_only_the_very_same_payment_is_ours(change: dict[str, Any]) -> Non
     node.transactions = [transaction(**(same | change))]
     expected = AMOUNT if change == {"hash": OTHER} else Decimal(0)
     assert await Judge().says(node) == [expected]
+
+
+@pytest.mark.parametrize("change", [{"input": None}, {"value": None}, {"nonce": None}])
+async def test_another_transaction_that_is_half_shown_is_no_proof(change: dict[str, Any]) -> None:
+    judge = Judge()
+    for head in range(22, 26):
+        assert await judge.says(Node(head, transactions=[transaction(**change)])) == []
+    assert judge.log.events() == ["nonce_used_by_unknown"]
+
+
+async def test_the_call_of_another_transaction_may_be_shown_by_its_old_name() -> None:
+    shown = transaction(value="0x5", data="0x")
+    del shown["input"]
+    node = Node(22, {OTHER: receipt(transactionHash=OTHER)}, [shown])
+    assert await Judge().says(node) == [AMOUNT]
+    assert await Judge().says(Node(22, transactions=[{**shown, "data": "0x01"}])) == [Decimal(0)]
 
 
 async def test_a_receipt_that_is_not_there_yet_is_waited_for() -> None:
