@@ -22,7 +22,7 @@ def anvil_url() -> Iterator[str]:
     is_hardhat = os.environ.get("ETHEREUM_NODE") == "hardhat"
     fault = install(HARDHAT if is_hardhat else NODE)
     if fault is not None:
-        if os.environ.get("CI"):
+        if os.environ.get("CI") == "true":
             pytest.fail(f"no chain: {fault}")
         pytest.skip(f"no chain: {fault}")
     with running_hardhat() if is_hardhat else running() as url:
