@@ -14,6 +14,7 @@ import trio
 
 from engines.ethereum import abi
 from engines.ethereum.node import Call, Node, NodeUnavailable, RpcError, RpcFailure
+from engines.ethereum.telling import Seldom
 from settled import ConfigError, SettledError
 
 __all__ = ["Call", "NodeUnavailable", "Rpc", "RpcError", "RpcFailure", "View"]
@@ -102,7 +103,7 @@ class Rpc:
         self._log = log
         self._head, self._head_at = 0, -math.inf
         self._reasons: dict[Node, str] = {}  # why a node that has failed did so last
-        self._told: dict[tuple[Node, bool], float] = {}  # when that was said, of the chain or else
+        self._seldom = Seldom(log, every_s=_TELL_EVERY_S)
 
     async def __aenter__(self) -> "Rpc":
         await self._client.__aenter__()
@@ -165,7 +166,8 @@ class Rpc:
                 continue
             self._current = node
             if self._reasons.pop(node, None) is not None:
-                self._told.clear()
+                for wrong_chain in (False, True):
+                    self._seldom.over("ethereum_node_failed", self._subject(node, wrong_chain))
                 self._log.info("ethereum_node_works", node=node.shown_url)
             return View(node, head)
         raise NodeUnavailable("; ".join(reasons))
@@ -173,10 +175,13 @@ class Rpc:
     def _tell(self, node: Node, error: Exception) -> None:
         """Log a node's failure, now and then; that it is on another chain is another thing."""
         self._reasons[node] = str(error)
-        now, subject = trio.current_time(), (node, isinstance(error, WrongChain))
-        if now >= self._told.get(subject, -math.inf) + _TELL_EVERY_S:
-            self._told[subject] = now
-            self._log.warning("ethereum_node_failed", node=node.shown_url, reason=str(error))
+        subject = self._subject(node, isinstance(error, WrongChain))
+        self._seldom.warning(
+            "ethereum_node_failed", subject, node=node.shown_url, reason=str(error)
+        )
+
+    def _subject(self, node: Node, wrong_chain: bool) -> str:
+        return f"{self._nodes.index(node)} {wrong_chain}"  # two nodes may be shown alike
 
     async def _check(self, node: Node) -> None:
         """Make sure that a node is on our chain, unless it is known."""
