@@ -18,7 +18,7 @@ from settled.core.core import Core
 from settled.core.operations import Operations
 from settled.store.memory import MemoryStore
 from settled.store.protocol import Store
-from settled.store.records import Account, Credit, Delivered, DeliveryOutcome
+from settled.store.records import Account, Credit, Delivered, DeliveryOutcome, Request
 
 EPOCH_MS = 1_800_000_000_000
 
@@ -76,7 +76,9 @@ class Running:
     operations: Operations
 
     async def request(self, account_id: str, amount: str, key: str, scale: int = 0) -> None:
-        await self.operations.queue_settlement(account_id, Quantity(amount, scale), key)
+        request = Request(account_id, Quantity(amount, scale), key)
+        (result,) = await self.operations.queue_settlements([request])
+        result.unwrap()
 
     async def rest(self) -> None:
         """Wait until every task waits for something: nothing more happens at this instant."""

@@ -1,8 +1,11 @@
 """What a connector asks of the daemon: the verbs behind the HTTP API."""
 
+from collections.abc import Sequence
+
 import msgspec
 import structlog
 import trio
+from outcome import Error, Maybe, Value
 
 from settled import ids, limits
 from settled.amounts import Quantity
@@ -17,7 +20,7 @@ from settled.errors import (
     StoreFull,
 )
 from settled.store.protocol import Store
-from settled.store.records import Account
+from settled.store.records import Account, Queued, Request
 
 log = structlog.get_logger()
 
@@ -65,28 +68,37 @@ class Operations:
         account = await self._store.close_account(account_id)
         self._core.hooks.scheduler.wake(account.number)
 
-    async def queue_settlement(self, account_id: str, quantity: Quantity, key: str) -> Quantity:
-        """Queue a settlement, once per key; return the Quantity first asked for under the key.
+    async def queue_settlements(self, requests: Sequence[Request]) -> list[Maybe[Quantity]]:
+        """Queue settlements, once per key; return the Quantities first asked for under the keys.
+
+        One may come to an error instead: ``AccountNotFound`` (no open account has the id),
+        ``InvalidAmount`` (it is zero), ``KeyReused`` (the key came before with another value),
+        ``StoreBusy`` (the store cannot write now), or ``StoreFull`` (it is new, and there is no
+        room for new work).
 
         Raises:
-            AccountNotFound: when no open account has the id.
-            InvalidAmount: when the amount is zero.
-            KeyReused: when the key came before with another value.
-            StoreBusy: when the store cannot write now.
-            StoreFull: when it is new and there is no room for new work.
+            StoreBroken: whether they are recorded cannot be told.
         """
-        room = self._core.room
+        if not self._core.room.low:
+            return [self._queued(each) for each in await self._store.queue_settlements(requests)]
+        return [await self._queue_without_room(request) for request in requests]
+
+    async def _queue_without_room(self, request: Request) -> Maybe[Quantity]:
         # What is on record is confirmed even then: its client would believe it refused, and pay.
-        if room.low and not await self._store.is_requested(account_id, key):
-            raise room.refusal()
-        try:
-            queued = await self._store.queue_settlement(account_id, quantity, key)
-        except StoreFull as error:
-            room.found_full(error)
-            raise
-        if not queued.replayed:
-            self._core.outgoing.scheduler.wake(queued.account)
-        return queued.quantity
+        if not await self._store.is_requested(request.account_id, request.key):
+            return Error(self._core.room.refusal())
+        (result,) = await self._store.queue_settlements([request])
+        return self._queued(result)
+
+    def _queued(self, result: Maybe[Queued]) -> Maybe[Quantity]:
+        """Heed what the store says of a request, and return what its client is told."""
+        if isinstance(result, Error):
+            if isinstance(result.error, StoreFull):
+                self._core.room.found_full(result.error)
+            return result
+        if not result.value.replayed:
+            self._core.outgoing.scheduler.wake(result.value.account)
+        return Value(result.value.quantity)
 
     async def handle_message(self, account_id: str, body: bytes) -> bytes:
         """Hand a message of the peer's engine to ours; return the reply.

@@ -64,7 +64,7 @@ def _add_views(app: QuartTrio, operations: Operations) -> None:
         keys = request.headers.getlist("Idempotency-Key")
         return await _answer(
             handlers.post_settlement(
-                operations, account_id, content_type=_content_type(), keys=keys, body=body
+                operations, handlers.PostSettlement(account_id, _content_type(), keys, body)
             )
         )
 

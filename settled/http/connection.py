@@ -22,9 +22,9 @@ from hypercorn.typing import (
 from hypercorn.utils import parse_socket_addr
 
 from settled import limits
-from settled.core.operations import Operations
 from settled.http.lane import ShortLane
 from settled.http.protocols import Protocol
+from settled.http.rounds import Rounds
 from settled.http.slots import Slot
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
@@ -41,7 +41,7 @@ class Connection:
         context: is told when the server stops.
         stream: the connection.
         slot: its place.
-        operations: what the short lane answers with; without them there is no such lane.
+        rounds: of the short lane; without them there is no such lane.
         over: is called when it is closed: what its client still sends is for nobody.
     """
 
@@ -53,7 +53,7 @@ class Connection:
         stream: Stream,
         *,
         slot: Slot,
-        operations: Operations | None,
+        rounds: Rounds | None,
         over: Callable[[], None],
     ) -> None:
         self._app = app
@@ -61,7 +61,7 @@ class Connection:
         self._context = context
         self._stream = stream
         self._slot = slot
-        self._operations = operations
+        self._rounds = rounds
         self._over = over
         self._tasks = TaskGroup()
         self._sending = trio.Lock()
@@ -76,8 +76,8 @@ class Connection:
         try:
             alpn_protocol = await self._handshake()
             said = b""
-            if self._operations is not None and alpn_protocol != "h2":
-                said = await self._short_lane(self._operations)
+            if self._rounds is not None and alpn_protocol != "h2":
+                said = await self._short_lane(self._rounds)
                 if not said:
                     return
             await self._converse(alpn_protocol, said)
@@ -86,11 +86,11 @@ class Connection:
         finally:
             await self._close()
 
-    async def _short_lane(self, operations: Operations) -> bytes:
+    async def _short_lane(self, rounds: Rounds) -> bytes:
         """Serve what the lane can; return what was read and is not for it, nothing at the end."""
         sock = socket_of(self._stream)
         return await ShortLane(
-            operations, self._stream, sock, slot=self._slot, context=self._context
+            rounds, self._stream, sock, slot=self._slot, context=self._context
         ).serve()
 
     async def _converse(self, alpn_protocol: str | None, said: bytes) -> None:

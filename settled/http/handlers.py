@@ -8,11 +8,13 @@ one): the outcome of a commit is unknown, and no answer may be given, which ``an
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
-from typing import Final, ParamSpec, TypeVar
+from itertools import repeat
+from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 import structlog
 import trio
+from outcome import Error, Maybe, Value, capture
 
 from settled import ids
 from settled.amounts import Quantity
@@ -21,6 +23,7 @@ from settled.errors import InvalidId, StoreBroken
 from settled.http import problems
 from settled.http.problems import Refused, error_reply, problem_reply
 from settled.http.replies import JSON, OCTET_STREAM, Reply, json_reply
+from settled.store.records import Request
 
 _P = ParamSpec("_P")
 _Body = TypeVar("_Body")
@@ -63,15 +66,23 @@ def _answering(
         try:
             return await endpoint(*args, **kwargs)
         except Exception as error:
-            if _outcome_unknown(error):
-                raise
-            reply = error_reply(error)
+            reply = _failure_reply(error, endpoint.__name__)
             if reply is None:
-                log.exception("request_failed", request=endpoint.__name__)
-                reply = problem_reply(problems.INTERNAL_ERROR)
+                raise
             return reply
 
     return answering
+
+
+def _failure_reply(error: Exception, request: str) -> Reply | None:
+    """Return the reply to a request that failed, unless the outcome is unknown."""
+    if _outcome_unknown(error):
+        return None
+    reply = error_reply(error)
+    if reply is None:
+        log.error("request_failed", request=request, exc_info=error)
+        reply = problem_reply(problems.INTERNAL_ERROR)
+    return reply
 
 
 @_answering
@@ -108,34 +119,73 @@ async def delete_account(operations: Operations, account_id: str) -> Reply:
     return Reply(204)
 
 
-@_answering
-async def post_settlement(
-    operations: Operations,
-    account_id: str,
-    *,
-    content_type: str | None,
-    keys: Sequence[str],
-    body: bytes,
-) -> Reply:
-    """``POST /accounts/:id/settlements``: queue a settlement, once per idempotency key.
+class PostSettlement(NamedTuple):
+    """A ``POST /accounts/:id/settlements``.
 
-    Args:
-        operations: what the daemon can do.
+    Attributes:
         account_id: the id as it stands in the path, percent-decoded.
         content_type: the Content-Type header, if there is one.
         keys: every Idempotency-Key header of the request; there must be one.
         body: a Quantity, such as ``{"amount": "100", "scale": 2}``.
+    """
+
+    account_id: str
+    content_type: str | None
+    keys: Sequence[str]
+    body: bytes
+
+
+async def post_settlement(operations: Operations, post: PostSettlement) -> Reply:
+    """``POST /accounts/:id/settlements``: queue a settlement, once per idempotency key.
 
     Raises:
         StoreBroken: the outcome is unknown; give no answer.
     """
-    ids.check_account_id(account_id)
-    key = _check_key(keys)
-    _check_media_type(content_type, JSON)
-    parts = _decode(_QUANTITY, body, example='{"amount":"100","scale":2}')
-    quantity = Quantity(parts.amount, parts.scale)
-    queued = await operations.queue_settlement(account_id, quantity, key)
-    return json_reply(201, {"amount": queued.amount, "scale": queued.scale})
+    (reply,) = await post_settlements(operations, [post])
+    if reply is None:
+        raise StoreBroken("whether the settlement is recorded cannot be told")
+    return reply
+
+
+async def post_settlements(
+    operations: Operations, posts: Sequence[PostSettlement]
+) -> list[Reply | None]:
+    """Do so for many requests at once.
+
+    Args:
+        operations: what the daemon can do.
+        posts: the requests.
+
+    Returns:
+        The reply to each; ``None`` where the outcome is unknown, and no answer may be given.
+    """
+    read = [capture(_read_settlement, post) for post in posts]
+    requests = [request.value for request in read if isinstance(request, Value)]
+    try:
+        results = iter(await operations.queue_settlements(requests) if requests else ())
+    except Exception as error:
+        results = repeat(Error(error))
+    return [
+        _settlement_reply(request if isinstance(request, Error) else next(results))
+        for request in read
+    ]
+
+
+def _read_settlement(post: PostSettlement) -> Request:
+    ids.check_account_id(post.account_id)
+    key = _check_key(post.keys)
+    _check_media_type(post.content_type, JSON)
+    parts = _decode(_QUANTITY, post.body, example='{"amount":"100","scale":2}')
+    return Request(post.account_id, Quantity(parts.amount, parts.scale), key)
+
+
+def _settlement_reply(result: Maybe[Quantity]) -> Reply | None:
+    if isinstance(result, Value):
+        quantity = result.value
+        return json_reply(201, {"amount": quantity.amount, "scale": quantity.scale})
+    if not isinstance(result.error, Exception):
+        raise result.error
+    return _failure_reply(result.error, "post_settlement")
 
 
 @_answering

@@ -2,30 +2,27 @@
 
 Nearly all that a busy daemon is sent are requests of two kinds, and their way through Hypercorn and
 Quart costs many times what it takes to commit one. So on a connection that speaks HTTP/1.1 those
-requests are read here, and answered by the same functions that the Quart views call.
+requests are read here, and answered by the same functions that the Quart views call. Without TLS
+the settlements of all connections are even answered together (see ``settled.http.rounds``).
 
 Nothing else is. At the first request that is not quite ordinary (see ``settled.http.ordinary``) the
 connection, with all that was read of it, is handed to Hypercorn, and stays there: that is why the
 two cannot answer differently.
 """
 
-import os
 from collections.abc import Awaitable
 from contextlib import suppress
-from email.utils import formatdate
-from functools import lru_cache
 from socket import SHUT_RD
-from time import time
 from typing import Final
 
 import trio
 from hypercorn.trio.worker_context import WorkerContext
 
 from settled import limits
-from settled.core.operations import Operations
 from settled.http import handlers
 from settled.http.ordinary import NotOrdinary, Request
 from settled.http.replies import Reply
+from settled.http.rounds import Rounds, send_now
 from settled.http.slots import Slot
 
 _GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -35,7 +32,7 @@ class ShortLane:
     """The lane of one connection.
 
     Args:
-        operations: what the daemon can do.
+        rounds: answers the settlements of connections without TLS.
         stream: the connection.
         sock: its socket.
         slot: its place.
@@ -44,21 +41,19 @@ class ShortLane:
 
     def __init__(
         self,
-        operations: Operations,
+        rounds: Rounds,
         stream: trio.abc.Stream,
         sock: trio.socket.SocketType,
         *,
         slot: Slot,
         context: WorkerContext,
     ) -> None:
-        self._operations = operations
+        self._rounds = rounds
         self._stream = stream
         self._sock = sock
         self._plain = isinstance(stream, trio.SocketStream)
         self._slot = slot
         self._context = context
-        self._answering = self._answered = False
-        self._idle_since = trio.current_time()
         self._left = b""
 
     async def serve(self) -> bytes:
@@ -91,11 +86,8 @@ class ShortLane:
                 said += rest
                 continue
             self._slot.request_whole()
-            self._answering = True
-            answer = _encoded(await handlers.answered(self._reply_to(request)))
-            self._answering, self._answered = False, True
+            answer = (await handlers.answered(self._reply_to(request))).encoded()
             self._slot.answer_begun()
-            self._idle_since = self._slot.waiting_since
             if not await self._send(answer):
                 return b""
             said = said[request.end :]
@@ -107,31 +99,26 @@ class ShortLane:
     def _reply_to(self, request: Request) -> Awaitable[Reply]:
         if request.is_message:
             return handlers.post_message(
-                self._operations,
+                self._rounds.operations,
                 request.account_id,
                 content_type=request.content_type,
                 body=request.body,
             )
-        return handlers.post_settlement(
-            self._operations,
-            request.account_id,
-            content_type=request.content_type,
-            keys=request.keys,
-            body=request.body,
-        )
+        return handlers.post_settlement(self._rounds.operations, request.post)
 
     async def _receive(self) -> bytes:
+        """Wait for a client to begin a request; nothing when it does not.
+
+        Settlements may be answered meanwhile.
+        """
+        if self._plain:
+            return await self._rounds.receive(self._sock, self._slot)
+        return await self._more()
+
+    async def _more(self) -> bytes:
         """Wait for a client to go on; nothing when it does not."""
         try:
-            if not self._plain:
-                return bytes(await self._stream.receive_some(limits.READ_BYTES_MAX))
-            # While others have their turn, a busy client sends its next request.
-            await trio.lowlevel.checkpoint()
-            while True:
-                try:
-                    return os.read(self._sock.fileno(), limits.READ_BYTES_MAX)
-                except BlockingIOError:
-                    await trio.lowlevel.wait_readable(self._sock)
+            return bytes(await self._stream.receive_some(limits.READ_BYTES_MAX))
         except _GONE:
             return b""
 
@@ -139,14 +126,15 @@ class ShortLane:
         """Wait for more of a request, not for long: Hypercorn knows what to do with the slow."""
         rest = b""
         with trio.move_on_after(limits.LANE_REST_S):
-            rest = await self._receive()
+            rest = await self._more()
         await self._slot.turn()  # outside, where no time-out can lose what was read
         return rest
 
     async def _send(self, answer: bytes) -> bool:
         """Send an answer; return whether the client is still there."""
         try:
-            sent = self._send_now(answer)
+            # A stream would wait its turn first.
+            sent = send_now(self._sock, answer) if self._plain else 0
             if sent < len(answer):
                 # Half an answer would break those to the other requests of the connection.
                 with trio.CancelScope(shield=True):
@@ -154,15 +142,6 @@ class ShortLane:
         except _GONE:
             return False
         return True
-
-    def _send_now(self, answer: bytes) -> int:
-        """Send what the kernel takes at once, nearly always all; a stream would wait its turn."""
-        if not self._plain:
-            return 0
-        try:
-            return os.write(self._sock.fileno(), answer)
-        except BlockingIOError:
-            return 0
 
     async def _stop_reading(self) -> None:
         """Take no more from a client that asks for nothing, or from any when the server stops.
@@ -180,23 +159,8 @@ class ShortLane:
 
     def _idle_until(self) -> float:
         """Return until when the client may be silent, as it looks now."""
-        if self._answering:
+        if self._slot.whole_requests:
             return trio.current_time() + limits.HEADER_TIMEOUT_S
-        if self._answered:
-            return self._idle_since + limits.KEEP_ALIVE_S
-        return self._idle_since + limits.HEADER_TIMEOUT_S
-
-
-def _encoded(reply: Reply) -> bytes:
-    """Return a reply as Hypercorn sends it; each one of the lane has a media type."""
-    more = "".join(f"{name.lower()}: {value}\r\n" for name, value in reply.headers)
-    head = (
-        f"HTTP/1.1 {reply.status} \r\ncontent-type: {reply.content_type}\r\n"
-        f"content-length: {len(reply.body)}\r\n{more}date: {_date(int(time()))}\r\n\r\n"
-    )
-    return head.encode() + reply.body
-
-
-@lru_cache(maxsize=1)
-def _date(at_s: int) -> str:
-    return formatdate(at_s, usegmt=True)
+        if self._slot.answered:
+            return self._slot.waiting_since + limits.KEEP_ALIVE_S
+        return self._slot.waiting_since + limits.HEADER_TIMEOUT_S

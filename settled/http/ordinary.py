@@ -10,6 +10,7 @@ from typing import Final
 import httptools
 
 from settled import limits
+from settled.http.handlers import PostSettlement
 
 _LINE: Final = re.compile(
     rb"POST /+accounts/+([A-Za-z0-9._~-]+)/+(settlements|messages)/* HTTP/1\.1\r\n", re.ASCII
@@ -110,6 +111,11 @@ class Request:
             self._length = value
         elif name in _NOT_ORDINARY or (name == b"connection" and value.lower() != b"keep-alive"):
             raise NotOrdinary
+
+    @property
+    def post(self) -> PostSettlement:
+        """This request, whole, as a settlement."""
+        return PostSettlement(self.account_id, self.content_type, self.keys, self.body)
 
 
 def _may_begin(said: bytes) -> bool:

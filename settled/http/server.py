@@ -9,6 +9,7 @@ not ASCII, data on a stream that was answered already).
 import errno
 import logging
 import re
+import select
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -26,6 +27,7 @@ from settled import limits
 from settled.core.operations import Operations
 from settled.http.connection import Connection, Stream, socket_of
 from settled.http.listening import bind, tls_context
+from settled.http.rounds import Rounds
 from settled.http.slots import Slot, Slots
 from settled.text import describe_error
 
@@ -84,29 +86,32 @@ async def serve_http(
         sock = bind("127.0.0.1:3000")
         await nursery.start(partial(serve_http, make_app(operations), sock, shutdown=stop.wait))
     """
-    with sock:
+    with sock, select.epoll() as epoll:
         tls = tls_context(certfile, keyfile)
         sock.setblocking(False)
-        async with trio.open_nursery() as connections:
-            server = _Server(app, operations, connections)
-            async with trio.open_nursery() as accepting:
-                accepting.start_soon(server.accept, sock, tls)
-                task_status.started()
-                await shutdown()
-                accepting.cancel_scope.cancel()
-            await server.end()
-            connections.cancel_scope.deadline = trio.current_time() + grace_s
+        rounds = None if operations is None else Rounds(operations, epoll)
+        async with trio.open_nursery() as lanes:
+            if rounds is not None:
+                lanes.start_soon(rounds.run)
+            async with trio.open_nursery() as connections:
+                server = _Server(app, rounds, connections)
+                async with trio.open_nursery() as accepting:
+                    accepting.start_soon(server.accept, sock, tls)
+                    task_status.started()
+                    await shutdown()
+                    accepting.cancel_scope.cancel()
+                await server.end()
+                connections.cancel_scope.deadline = trio.current_time() + grace_s
+            lanes.cancel_scope.cancel()
 
 
 class _Server:
     """Serves each connection with Hypercorn, and keeps what fails on one from the others."""
 
-    def __init__(
-        self, app: ASGIFramework, operations: Operations | None, nursery: trio.Nursery
-    ) -> None:
+    def __init__(self, app: ASGIFramework, rounds: Rounds | None, nursery: trio.Nursery) -> None:
         self._context = WorkerContext(max_requests=None)
         self._app = app
-        self._operations = operations
+        self._rounds = rounds
         self._nursery = nursery
         self._config = _config()
         self._slots = Slots()
@@ -163,7 +168,7 @@ class _Server:
                     self._context,
                     stream,
                     slot=slot,
-                    operations=self._operations,
+                    rounds=self._rounds,
                     over=over,
                 ).run()
                 over()

@@ -36,6 +36,7 @@ class Slot:
         speaking: whether the client has begun to speak.
         held_bytes: what its requests under way take up.
         whole_requests: how many of them are whole, so that their client waits for us.
+        answered: whether any of them was answered.
         waiting_since: otherwise, when we began to wait for him.
     """
 
@@ -45,6 +46,7 @@ class Slot:
         self.held_bytes = 0
         self._slots = slots
         self.whole_requests = 0
+        self.answered = False
         self._free_turn = False
         self.waiting_since = trio.current_time()
 
@@ -89,6 +91,7 @@ class Slot:
     def answer_begun(self) -> None:
         """Note that the answer to a whole request begins: it is up to its client to take it."""
         self.whole_requests -= 1
+        self.answered = True
         self._free_turn = True
         self.waiting_since = trio.current_time()
 

@@ -1,10 +1,12 @@
 """The in-memory store, part 2: settlement requests, and the attempts to pay them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import trio
+from outcome import Maybe, capture
 
 from settled import limits
 from settled.amounts import EXACT, Quantity, checked, payable, to_text
@@ -17,6 +19,7 @@ from settled.store.records import (
     NotSent,
     Parked,
     Queued,
+    Request,
     Settled,
     Settlement,
     SettlementOutcome,
@@ -36,6 +39,15 @@ class MemoryOutgoing(Books):
     async def queue_settlement(self, account_id: str, quantity: Quantity, key: str) -> Queued:
         """Add a request to the account's queue, once per key."""
         await trio.lowlevel.checkpoint()
+        return self._queue(Request(account_id, quantity, key))
+
+    async def queue_settlements(self, requests: Sequence[Request]) -> list[Maybe[Queued]]:
+        """Do the same for each of the requests; return what came of each."""
+        await trio.lowlevel.checkpoint()
+        return [capture(self._queue, request) for request in requests]
+
+    def _queue(self, request: Request) -> Queued:
+        account_id, quantity, key = request
         value = quantity.value
         if not value:
             raise InvalidAmount("a settlement must be of more than zero")

@@ -11,6 +11,8 @@ An implementation must keep these rules, which the contract tests in ``tests/sto
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
+from outcome import Maybe
+
 from settled.amounts import Quantity
 from settled.store.records import (
     Account,
@@ -25,6 +27,7 @@ from settled.store.records import (
     NextSettlement,
     NotSent,
     Queued,
+    Request,
     Settled,
     Settlement,
     SettlementOutcome,
@@ -99,6 +102,10 @@ class OutgoingStore(Protocol):
         """
         ...
 
+    async def queue_settlements(self, requests: Sequence[Request]) -> list[Maybe[Queued]]:
+        """Do the same for each of the requests, at once; return what came of each."""
+        ...
+
     async def is_requested(self, account_id: str, key: str) -> bool:
         """Return whether a request under this key is on record."""
         ...
@@ -165,11 +172,7 @@ class OutgoingStore(Protocol):
         ...
 
     async def settlement(self, settlement_id: str) -> Settlement:
-        """Return one settlement.
-
-        Raises:
-            NotFound: when there is no such settlement.
-        """
+        """Return one settlement, or raise ``NotFound``."""
         ...
 
 
@@ -223,11 +226,7 @@ class IncomingStore(Protocol):
         ...
 
     async def credit(self, credit_id: str) -> Credit:
-        """Return one credit.
-
-        Raises:
-            NotFound: when there is no such credit.
-        """
+        """Return one credit, or raise ``NotFound``."""
         ...
 
 

@@ -6,7 +6,7 @@ also tells the lives of an account id apart: an id that was closed and created a
 
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from settled.amounts import ZERO, Quantity
 
@@ -174,6 +174,14 @@ DeliveryOutcome = Delivered | NotDelivered | Ambiguous
 
 
 # --- answers of the store ---
+
+
+class Request(NamedTuple):
+    """What a connector asks for: a settlement, once per key."""
+
+    account_id: str
+    quantity: Quantity
+    key: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import trio
+from outcome import Maybe
 
 from settled import limits
 from settled.amounts import Quantity
@@ -29,6 +30,7 @@ from settled.store.records import (
     NextSettlement,
     NotSent,
     Queued,
+    Request,
     Settled,
     Settlement,
     SettlementOutcome,
@@ -71,8 +73,7 @@ async def open_sqlite(
             daemon, which notices at once what is written.
         create: make the file if there is none.
         disk_reserve_bytes: less free space than this is left to what is under way; 0: never.
-        now_ms: the wall clock.
-        uptime: how long the machine is up.
+        now_ms, uptime: the wall clock, and how long the machine is up.
 
     Raises:
         StoreHeld: when it is exclusive, and another process holds the database.
@@ -110,8 +111,7 @@ class SqliteStore:
         hold: lock.Hold | None,
         disk_reserve_bytes: int,
     ) -> None:
-        self._path = path
-        self._disk_reserve_bytes = disk_reserve_bytes
+        self._path, self._disk_reserve_bytes = path, disk_reserve_bytes
         conn = file.connect(path)
         self._guard = guard = None if hold is None else Guard(path, hold)
         committed = None if guard is None else guard.committed
@@ -163,8 +163,11 @@ class SqliteStore:
     # --- outgoing ---
 
     def queue_settlement(self, account_id: str, quantity: Quantity, key: str) -> Pending[Queued]:
-        item = requests.Request(account_id, quantity, key)
-        return self._writer.write_together(requests.queue_settlements, item)
+        asked = Request(account_id, quantity, key)
+        return self._writer.write_together(requests.queue_settlements, asked)
+
+    def queue_settlements(self, asked: Sequence[Request]) -> Pending[list[Maybe[Queued]]]:
+        return self._writer.write_all(requests.queue_settlements, asked)
 
     async def is_requested(self, account_id: str, key: str) -> bool:
         return await self._read(lambda conn: requests.is_requested(conn, account_id, key))
@@ -176,8 +179,8 @@ class SqliteStore:
         return await self._writer.write_together(payments.next_settlements, look)
 
     async def record_outcome(self, settlement_id: str, outcome: SettlementOutcome) -> Settlement:
-        ended = payments.Ended(settlement_id, outcome)
-        return await self._writer.write_together(payments.record_outcomes, ended)
+        end = payments.Ended(settlement_id, outcome)
+        return await self._writer.write_together(payments.record_outcomes, end)
 
     async def resolve_settlement(
         self, settlement_id: str, outcome: Settled | NotSent

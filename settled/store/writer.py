@@ -10,15 +10,14 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import outcome
 import trio
 
-from settled import limits
 from settled.errors import SettledError, StoreBroken, StoreBusy, StoreFull
 from settled.store import faults
+from settled.store.batch import Entry, Item, Items, Job, Together, run_together, take
 from settled.store.clock import Uptime
 from settled.store.sql.ledger import Tx
 from settled.store.sql.reads import last_seq
@@ -34,25 +33,6 @@ Pending = Coroutine[Any, Any, _T]
 _PASSING: Final = frozenset(
     {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM}
 )
-
-
-# What comes of each item: what it is answered with, or why it is refused.
-Together = Callable[[Tx, Sequence[Any]], Sequence[Any]]
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    run: Callable[[Tx], Any]
-    task: trio.lowlevel.Task = field(init=False)
-    result: outcome.Maybe[Any] = field(init=False)
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    run: Together
-    item: Any
-    task: trio.lowlevel.Task = field(init=False)
-    result: outcome.Maybe[Any] = field(init=False)
 
 
 class Writer:
@@ -83,7 +63,7 @@ class Writer:
         self._uptime = uptime
         self._nudge = nudge
         self._committed = committed
-        self._jobs: queue.SimpleQueue[_Job | _Item | None] = queue.SimpleQueue()
+        self._entries: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
         self._broken: StoreBroken | None = None
         self._closed = False
@@ -99,7 +79,7 @@ class Writer:
             StoreBusy: nothing was written; try again later.
             StoreBroken: whether it was written cannot be told; the daemon must stop.
         """
-        return self._enter(_Job(run))
+        return self._enter(Job(run))
 
     def write_together(
         self, run: Callable[[Tx, Sequence[_I]], Sequence[_T | SettledError]], item: _I
@@ -111,13 +91,19 @@ class Writer:
                 for one that is refused and has written nothing.
             item: what is to be written.
         """
-        return self._enter(_Item(run, item))
+        return self._enter(Item(run, item))
 
-    async def _enter(self, job: _Job | _Item) -> Any:
+    def write_all(
+        self, run: Callable[[Tx, Sequence[_I]], Sequence[_T | SettledError]], items: Sequence[_I]
+    ) -> Pending[list[outcome.Maybe[_T]]]:
+        """Like ``write_together`` for each of the items; return what came of each."""
+        return self._enter(Items([Item(run, item) for item in items]))
+
+    async def _enter(self, entry: Entry) -> Any:
         await trio.lowlevel.checkpoint_if_cancelled()
         self.check()
-        job.task = trio.lowlevel.current_task()
-        self._jobs.put(job)
+        entry.task = trio.lowlevel.current_task()
+        self._entries.put(entry)
         return await trio.lowlevel.wait_task_rescheduled(_not_cancelled)
 
     def check(self) -> None:
@@ -134,7 +120,7 @@ class Writer:
     async def aclose(self) -> None:
         """Finish what waits, end the thread and close the connection."""
         self._closed = True
-        self._jobs.put(None)
+        self._entries.put(None)
         with trio.CancelScope(shield=True):  # the last batch is on its way to the disk
             await trio.to_thread.run_sync(self._thread.join)
         self._conn.close()
@@ -144,35 +130,26 @@ class Writer:
     def _loop(self) -> None:
         open_ = True
         while open_:
-            jobs: list[_Job | _Item] = []
-            job = self._jobs.get()
-            while job is not None:
-                jobs.append(job)
-                if len(jobs) == limits.COMMIT_BATCH_MAX:
-                    break
+            batch, open_ = take(self._entries)
+            if batch.jobs:
                 try:
-                    job = self._jobs.get_nowait()
-                except queue.Empty:
-                    break
-            open_ = job is not None
-            if jobs:
-                try:
-                    self._commit(jobs)
+                    self._commit(batch.jobs)
                 except BaseException as error:  # whatever it is, those who wait must hear of it
-                    self._give_up(jobs, error)
+                    self._give_up(batch.jobs, error)
+            if batch.entries:
                 try:
-                    self._token.run_sync_soon(_wake, jobs)
+                    self._token.run_sync_soon(batch.wake)
                 except trio.RunFinishedError:
                     return
 
-    def _commit(self, jobs: Sequence[_Job | _Item]) -> None:
+    def _commit(self, jobs: Sequence[Job | Item]) -> None:
         """Give each job its result: of the whole batch at once, else of each alone."""
         if self._try(jobs):
             return
         for job in jobs:
             self._try([job], alone=True)
 
-    def _try(self, jobs: Sequence[_Job | _Item], *, alone: bool = False) -> bool:
+    def _try(self, jobs: Sequence[Job | Item], *, alone: bool = False) -> bool:
         """Run and commit the jobs as one transaction; return whether their results stand."""
         if self._broken is not None:
             # After a failed sync nothing that the disk says may be trusted.
@@ -186,14 +163,14 @@ class Writer:
             return True
         try:
             tx = Tx(self._conn, self._now_ms(), self._uptime(), self._nudge)
-            together: dict[Together, list[_Item]] = {}
+            together: dict[Together, list[Item]] = {}
             for job in jobs:
-                if isinstance(job, _Item):
+                if isinstance(job, Item):
                     together.setdefault(job.run, []).append(job)
                 else:
                     self._run(tx, job)
             for run, items in together.items():
-                _run_together(tx, run, items)
+                run_together(tx, run, items)
             seq = 0 if self._committed is None else last_seq(self._conn)
         except Exception as error:
             self._roll_back()
@@ -202,7 +179,7 @@ class Writer:
             return alone
         return self._sync(jobs, seq, alone=alone)
 
-    def _run(self, tx: Tx, job: _Job) -> None:
+    def _run(self, tx: Tx, job: Job) -> None:
         before = self._conn.total_changes
         try:
             job.result = outcome.Value(job.run(tx))
@@ -212,7 +189,7 @@ class Writer:
                 raise
             job.result = outcome.Error(error)
 
-    def _sync(self, jobs: Sequence[_Job | _Item], seq: int, *, alone: bool) -> bool:
+    def _sync(self, jobs: Sequence[Job | Item], seq: int, *, alone: bool) -> bool:
         try:
             self._conn.execute("COMMIT")
         except sqlite3.Error as error:
@@ -236,7 +213,7 @@ class Writer:
             self._fail(jobs, error)
         return True
 
-    def _give_up(self, jobs: Sequence[_Job | _Item], error: BaseException) -> None:
+    def _give_up(self, jobs: Sequence[Job | Item], error: BaseException) -> None:
         """Break the store: the thread goes on only to say so."""
         if self._broken is None:
             self._broken = StoreBroken(
@@ -247,7 +224,7 @@ class Writer:
         self._fail(jobs, self._broken)
         self._roll_back()
 
-    def _fail(self, jobs: Sequence[_Job | _Item], error: Exception) -> None:
+    def _fail(self, jobs: Sequence[Job | Item], error: Exception) -> None:
         verdict = self.judge(error)
         for job in jobs:
             job.result = outcome.Error(verdict)
@@ -279,14 +256,3 @@ class Writer:
 
 def _not_cancelled(_: object) -> trio.lowlevel.Abort:
     return trio.lowlevel.Abort.FAILED
-
-
-def _run_together(tx: Tx, run: Together, items: Sequence[_Item]) -> None:
-    for item, result in zip(items, run(tx, [item.item for item in items]), strict=True):
-        refused = isinstance(result, SettledError)
-        item.result = outcome.Error(result) if refused else outcome.Value(result)
-
-
-def _wake(jobs: Sequence[_Job | _Item]) -> None:
-    for job in jobs:
-        trio.lowlevel.reschedule(job.task, job.result)

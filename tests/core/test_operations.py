@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 import trio
+from outcome import Value
 from trio.testing import MockClock
 
 from settled import limits
 from settled.amounts import Quantity
 from settled.errors import AccountNotFound, HandlerFailed, InvalidId, MessageRefused, StoreBroken
+from settled.store.records import Request
 from tests.harness import ScriptedEngine, memory_store, running
 
 
@@ -20,9 +22,11 @@ async def test_a_request_is_echoed_as_it_was_first_sent(autojump_clock: MockCloc
         assert minted == (await store.account(minted)).id
         with pytest.raises(InvalidId):
             await daemon.operations.open_account("a/b")
-        ask = daemon.operations.queue_settlement
-        assert await ask("alice", Quantity("0100", 2), "k") == Quantity("0100", 2)
-        assert await ask("alice", Quantity("1", 0), "k") == Quantity("0100", 2)
+        for quantity in (Quantity("0100", 2), Quantity("1", 0)):
+            request = Request("alice", quantity, "k")
+            assert await daemon.operations.queue_settlements([request]) == [
+                Value(Quantity("0100", 2))
+            ]
         with pytest.raises(AccountNotFound):
             await daemon.operations.close_account("bob")
         await daemon.operations.close_account("alice")

@@ -141,10 +141,9 @@ class World:
         reply = await self._patiently(
             lambda: handlers.post_settlement(
                 operations,
-                request.account_id,
-                content_type="application/json",
-                keys=[request.key],
-                body=request.body,
+                handlers.PostSettlement(
+                    request.account_id, "application/json", [request.key], request.body
+                ),
             )
         )
         self.acks.add(key=request.key, status=str(reply.status), body=reply.body.decode())

@@ -1,12 +1,13 @@
 """A server over a real socket, in front of the real core or of operations that fail on demand."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, cast
 
 import httpx2
+import outcome
 import pytest
 import trio
 from quart_trio import QuartTrio
@@ -17,7 +18,7 @@ from settled.core.operations import Operations
 from settled.http.app import make_app
 from settled.http.server import bind, serve_http
 from settled.store.memory import MemoryStore
-from settled.store.records import Credit, DeliveryOutcome
+from settled.store.records import Credit, DeliveryOutcome, Request
 
 OCTETS = {"Content-Type": "application/octet-stream"}
 
@@ -63,9 +64,9 @@ class FakeOperations:
     async def close_account(self, account_id: str) -> None:
         await self._do("close_account")
 
-    async def queue_settlement(self, account_id: str, quantity: Quantity, key: str) -> Quantity:
-        await self._do("queue_settlement")
-        return quantity
+    async def queue_settlements(self, requests: Sequence[Request]) -> list[outcome.Maybe[Quantity]]:
+        await self._do("queue_settlements")
+        return [outcome.Value(request.quantity) for request in requests]
 
     async def handle_message(self, account_id: str, body: bytes) -> bytes:
         await self._do("handle_message")

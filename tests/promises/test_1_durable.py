@@ -14,6 +14,7 @@ import trio
 from settled.amounts import EXACT, Quantity
 from settled.errors import StoreBroken, StoreBusy
 from settled.store import writer as writer_module
+from settled.store.records import Request
 from settled.store.sql import ledger, requests
 from settled.store.sqlite import open_sqlite
 from tests.daemon_process import daemon_process
@@ -127,7 +128,7 @@ async def test_one_bad_request_of_a_batch_does_not_spoil_the_others(
 
     find = requests._find
 
-    def fail_for_the_poison(conn: sqlite3.Connection, asked: Sequence[requests.Request]) -> Any:
+    def fail_for_the_poison(conn: sqlite3.Connection, asked: Sequence[Request]) -> Any:
         if any(request.account_id == "poison" for request in asked):
             conn.execute("UPDATE accounts SET failures = 99")
             raise RuntimeError("half-way")

@@ -100,7 +100,7 @@ def test_whatever_engines_answer_every_amount_is_accounted_for(
         await store.open_account("alice", setup=False)
         async with running(engine, store) as daemon:
             for n, quantity in enumerate(requests):
-                await daemon.operations.queue_settlement("alice", quantity, f"k{n}")
+                await daemon.request("alice", quantity.amount, f"k{n}", quantity.scale)
                 await daemon.rest()
                 await conserved(store)
                 await trio.sleep(rng.randint(0, 3))

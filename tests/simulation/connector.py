@@ -95,10 +95,9 @@ class Connector:
             lambda: self.daemon(
                 lambda operations: handlers.post_settlement(
                     operations,
-                    request.account_id,
-                    content_type="application/json",
-                    keys=[request.key],
-                    body=body,
+                    handlers.PostSettlement(
+                        request.account_id, "application/json", [request.key], body
+                    ),
                 )
             )
         )

@@ -11,10 +11,11 @@ import trio
 
 from settled import limits
 from settled.store import file
+from settled.store.batch import Batch, Entry
 from settled.store.clock import Uptime
 from settled.store.records import Space
 from settled.store.sqlite import SqliteStore
-from settled.store.writer import Writer, _Item, _Job, _wake
+from settled.store.writer import Writer
 from tests.simulation.world import Crash, World
 
 _T = TypeVar("_T")
@@ -95,8 +96,8 @@ class Disk(Writer):
         self._closed = False
         self._on_commit = on_commit
         self._on_crash = on_crash
-        self._waiting: list[_Job | _Item] = []
-        self._held: list[_Job | _Item] = []
+        self._waiting = Batch()
+        self._held = Batch()
         self._more = trio.Event()
         self._dead = False
         self.before: dict[Path, bytes] | None = None  # a crash: what was on the disk before
@@ -105,12 +106,12 @@ class Disk(Writer):
         if self._dead:
             raise Crash
 
-    async def _enter(self, job: _Job | _Item) -> Any:
+    async def _enter(self, entry: Entry) -> Any:
         self.check_alive()
         await trio.lowlevel.checkpoint_if_cancelled()
         self.check()
-        job.task = trio.lowlevel.current_task()
-        self._waiting.append(job)
+        entry.task = trio.lowlevel.current_task()
+        self._waiting.add(entry)
         self._more.set()
         return await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
 
@@ -129,27 +130,27 @@ class Disk(Writer):
 
     async def _commit_next(self) -> None:
         rates = self._world.rates
-        if not self._waiting:
+        if not self._waiting.entries:
             self._more = trio.Event()
             await self._more.wait()
         slow = self._world.fault("slow disk", rates.disk / 10)
         await trio.sleep(self._world.delay_s(_SLOW_COMMIT_S if slow else _COMMIT_S))
         if self._dead:
             return
-        self._held, self._waiting = self._waiting, []
+        self._held, self._waiting = self._waiting, Batch()
         crash = self._world.fault("power lost in a commit", rates.crash_in_commit)
         if crash:
             # When the batch fails there are several commits; all but the last were synced.
             self._conn.before_commit = self._remember
-        self._commit(self._held)
+        self._commit(self._held.jobs)
         if crash:
             self._on_crash()
             return
         self._on_commit()
         await trio.sleep(self._world.delay_s(_COMMIT_S))
-        held, self._held = self._held, []
+        held, self._held = self._held, Batch()
         if not self._dead:
-            _wake(held)
+            held.wake()
 
     def _remember(self) -> None:
         self.before = self._files()
@@ -159,10 +160,11 @@ class Disk(Writer):
         if not self._dead:
             self._dead = True
             self._more.set()
-            for job in (*self._held, *self._waiting):
-                job.result = outcome.Error(Crash())
-            _wake((*self._held, *self._waiting))
-            self._held, self._waiting = [], []
+            for batch in (self._held, self._waiting):
+                for job in batch.jobs:
+                    job.result = outcome.Error(Crash())
+                batch.wake()
+            self._held, self._waiting = Batch(), Batch()
 
     def _files(self) -> dict[Path, bytes]:
         paths = (self._path, self._path.with_name(self._path.name + "-wal"))

@@ -6,7 +6,7 @@ from decimal import Decimal
 import trio
 
 from settled.store.protocol import Store
-from settled.store.records import AddCredit, Delivered, NotSent, Settled
+from settled.store.records import AddCredit, Delivered, NotSent, Request, Settled
 from settled.store.sqlite import SqliteStore
 from tests.store.steps import asked, credited, quantity, snapshot
 
@@ -18,6 +18,9 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "next_hook": lambda store: store.next_hook(1),
     "finish_hook": lambda store: store.finish_hook(1, "setup_account"),
     "queue_settlement": lambda store: store.queue_settlement("alice", quantity("1"), "new"),
+    "queue_settlements": lambda store: store.queue_settlements(
+        [Request("alice", quantity("1"), "new")]
+    ),
     "is_requested": lambda store: store.is_requested("alice", "k"),
     "next_settlement": lambda store: store.next_settlement(1, "new"),
     "record_outcome": lambda store: store.record_outcome("none", Settled(Decimal(1))),

@@ -12,9 +12,9 @@ from settled import limits
 from settled.amounts import Quantity
 from settled.errors import AccountNotFound, InvalidAmount, KeyReused, SettledError
 from settled.store.memory import MemoryStore
-from settled.store.records import Account, NotSent, Queued, Unknown
+from settled.store.records import Account, NotSent, Queued, Request, Unknown
 from settled.store.sql.ledger import Tx
-from settled.store.sql.requests import Request, queue_settlements
+from settled.store.sql.requests import queue_settlements
 from settled.store.sqlite import SqliteStore, open_sqlite
 
 REQUESTS = st.builds(

@@ -15,11 +15,12 @@ from trio.testing import wait_all_tasks_blocked
 from settled import limits
 from settled.amounts import Quantity
 from settled.errors import AccountNotFound, SettledError, StoreBroken, StoreBusy
+from settled.store.batch import Job
 from settled.store.clock import uptime, wall_ms
 from settled.store.file import connect
 from settled.store.sql.ledger import Tx
 from settled.store.sqlite import SqliteStore, open_sqlite
-from settled.store.writer import Writer, _Job
+from settled.store.writer import Writer
 
 
 class Wrapped:
@@ -386,9 +387,9 @@ def test_a_thread_whose_run_of_trio_is_over_ends_without_noise(path: Path) -> No
 
     async def main() -> Writer:
         writer = Writer(connect(path), wall_ms, uptime, nudge=False)
-        job = _Job(lambda _tx: go.wait(5))
+        job = Job(lambda _tx: go.wait(5))
         job.task = trio.lowlevel.current_task()
-        writer._jobs.put(job)
+        writer._entries.put(job)
         return writer
 
     writer = trio.run(main)

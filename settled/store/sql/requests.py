@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from settled import limits
 from settled.amounts import EXACT, Quantity, to_text
 from settled.errors import AccountNotFound, InvalidAmount, KeyReused, SettledError
-from settled.store.records import Queued
+from settled.store.records import Queued, Request
 from settled.store.sql.arrays import as_json, select
 from settled.store.sql.ledger import Tx
 
@@ -43,14 +43,6 @@ _SAVE: Final = (
     "waiting = now.value ->> 3, retry_ms = now.value ->> 4 "
     "FROM json_each(?) AS now WHERE number = now.value ->> 0"
 )
-
-
-class Request(NamedTuple):
-    """What a connector asks for."""
-
-    account_id: str
-    quantity: Quantity
-    key: str
 
 
 class _Known(NamedTuple):

@@ -1,0 +1,97 @@
+"""What is written and committed together: the work that waits, and the tasks that wait for it."""
+
+import queue
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import outcome
+import trio
+
+from settled import limits
+from settled.errors import SettledError
+from settled.store.sql.ledger import Tx
+
+# What comes of each item: what it is answered with, or why it is refused.
+Together = Callable[[Tx, Sequence[Any]], Sequence[Any]]
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A function of the transaction."""
+
+    run: Callable[[Tx], Any]
+    task: trio.lowlevel.Task = field(init=False)
+    result: outcome.Maybe[Any] = field(init=False)
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One of those that a function of the transaction takes together."""
+
+    run: Together
+    item: Any
+    task: trio.lowlevel.Task = field(init=False)
+    result: outcome.Maybe[Any] = field(init=False)
+
+
+@dataclass(slots=True, eq=False)
+class Items:
+    """Items that one task waits for."""
+
+    items: Sequence[Item]
+    task: trio.lowlevel.Task = field(init=False)
+
+    @property
+    def result(self) -> outcome.Maybe[Any]:
+        """What came of each item."""
+        return outcome.Value([item.result for item in self.items])
+
+
+Entry = Job | Item | Items
+
+
+@dataclass(slots=True)
+class Batch:
+    """What is committed together."""
+
+    entries: list[Entry] = field(default_factory=list)
+    jobs: list[Job | Item] = field(default_factory=list)
+
+    def add(self, entry: Entry) -> None:
+        """Take one more, with all that it holds."""
+        self.entries.append(entry)
+        if isinstance(entry, Items):
+            self.jobs += entry.items
+        else:
+            self.jobs.append(entry)
+
+    def wake(self) -> None:
+        """Give every task that waits its result."""
+        for entry in self.entries:
+            trio.lowlevel.reschedule(entry.task, entry.result)
+
+
+def take(entries: "queue.SimpleQueue[Entry | None]") -> tuple[Batch, bool]:
+    """Wait for something to write; return it with all else that waits, and whether more may come.
+
+    After a ``None`` in the queue nothing comes any more.
+    """
+    batch = Batch()
+    entry = entries.get()
+    while entry is not None:
+        batch.add(entry)
+        if len(batch.jobs) >= limits.COMMIT_BATCH_MAX:
+            break
+        try:
+            entry = entries.get_nowait()
+        except queue.Empty:
+            break
+    return batch, entry is not None
+
+
+def run_together(tx: Tx, run: Together, items: Sequence[Item]) -> None:
+    """Run a function of many items, and give each its result."""
+    for item, result in zip(items, run(tx, [item.item for item in items]), strict=True):
+        refused = isinstance(result, SettledError)
+        item.result = outcome.Error(result) if refused else outcome.Value(result)
