@@ -69,8 +69,7 @@ async def open_sqlite(
 
     Args:
         path: the file; its ``-wal``, ``-shm`` and ``.lock`` files live beside it.
-        exclusive: hold the database, as the one daemon on it. Otherwise the store works beside a
-            daemon, which notices at once what is written.
+        exclusive: hold the database, as its one daemon; else work beside one, which notices that.
         create: make the file if there is none.
         disk_reserve_bytes: less free space than this is left to what is under way; 0: never.
         now_ms, uptime: the wall clock, and how long the machine is up.
