@@ -1,11 +1,11 @@
 """The settlements of all connections without TLS, answered in rounds.
 
 What costs most of an ordinary settlement is not its parts but switching between them: a task, a
-wait and a message to the writing thread for each. So one task waits for all connections of the
-short lane at once (with an epoll of its own). In a round it reads whatever has come on any of them,
-hands all settlements over to be committed together, and answers them together.
+wait and a message to the writing thread for each. So all connections of the short lane are waited
+for at once (with an epoll of its own). In a round whatever has come on any of them is read, handed
+over to be committed together, and answered together; meanwhile the next round begins.
 
-It takes a connection only as far as one ordinary settlement follows the answer to the other. At
+A connection goes round only as long as one ordinary settlement follows the answer to the other. At
 anything else the task of the connection goes on with what was read; see ``settled.http.lane``.
 """
 
@@ -62,15 +62,22 @@ class Rounds:
         self.operations = operations
         self._epoll = epoll
         self._places: dict[int, _Place] = {}
+        self._reading = trio.Lock()
 
     async def run(self) -> None:
         """Answer what comes, round for round."""
         async with trio.open_nursery() as nursery:
-            while True:
+            for _ in range(limits.ROUNDS_AT_ONCE):
+                nursery.start_soon(self._go_round, nursery)
+
+    async def _go_round(self, nursery: trio.Nursery) -> None:
+        """Read a round and answer it; meanwhile the next of these tasks reads."""
+        while True:
+            async with self._reading:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
                 places, posts = self._read()
-                if places:
-                    nursery.start_soon(self._answer, nursery, places, posts)
+            if places:
+                await self._answer(nursery, places, posts)
 
     async def receive(self, sock: trio.socket.SocketType, slot: Slot) -> bytes:
         """Answer the settlements of a connection; return the first that it sends of anything else.
