@@ -273,3 +273,18 @@ async def test_a_purge_deletes_a_batch_at_a_time(
     for _ in range(limits.KEY_LIFE_TICKS):
         await store.age_keys()
     assert [await store.purge_keys() for _ in range(4)] == [3, 3, 1, 0]
+
+
+async def test_a_key_that_lives_holds_up_no_purge(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PURGE_BATCH_ROWS", 1)
+    await asked(store, "5", "used")
+    for n in range(3):
+        await store.queue_settlement("alice", quantity("1"), f"idle-{n}")
+    for _ in range(limits.KEY_LIFE_TICKS - 1):
+        await store.age_keys()
+    await store.queue_settlement("alice", quantity("5"), "used")
+    await store.age_keys()
+    assert [await store.purge_keys() for _ in range(4)] == [1, 1, 1, 0]
+    assert (await store.queue_settlement("alice", quantity("5"), "used")).replayed

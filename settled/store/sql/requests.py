@@ -34,6 +34,11 @@ _ADD_KEYS: Final = (
     "SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, ("
     "SELECT value FROM counters WHERE name = 'key_tick') FROM json_each(?)"
 )
+# The latest are the last: that is how the oldest are found.
+_USE_AGAIN: Final = (
+    "UPDATE idempotency_keys SET number = (SELECT max(number) FROM idempotency_keys) + 1, "
+    "tick = (SELECT value FROM counters WHERE name = 'key_tick') WHERE account_id = ? AND key = ?"
+)
 _ADD_TO_JOURNAL: Final = (
     "INSERT INTO journal (at_ms, account, source, target, amount, ref) "
     "SELECT ?, value ->> 2, 'requested', 'queued', value ->> 5, value ->> 1 FROM json_each(?)"
@@ -143,9 +148,5 @@ def _replay(conn: Connection, request: Request, first: _Known) -> Queued | KeyRe
         return KeyReused(request.account_id, request.key, to_text(first.quantity.value))
     # Nothing is written for a key that lives long enough: a replay is answered on a full disk, too.
     if first.age >= limits.KEY_LIFE_TICKS // 2:
-        conn.execute(
-            "UPDATE idempotency_keys SET tick = (SELECT value FROM counters "
-            "WHERE name = 'key_tick') WHERE account_id = ? AND key = ?",
-            (request.account_id, request.key),
-        )
+        conn.execute(_USE_AGAIN, (request.account_id, request.key))
     return Queued(first.account, first.quantity, replayed=True)

@@ -185,6 +185,10 @@ _KEYS_IN_ORDER: Final = (
 )
 
 
+# A key that is used again goes to the end, so that keys are in the order of their ticks by number.
+_KEYS_BY_NUMBER_ALONE: Final = ("DROP INDEX idempotency_keys_tick",)
+
+
 @MIGRATIONS(name="0001_first")
 def _first(db: Database) -> None:
     for statement in _FIRST:
@@ -200,4 +204,10 @@ def _steady_clock(db: Database) -> None:
 @MIGRATIONS(name="0003_keys_in_order")
 def _keys_in_order(db: Database) -> None:
     for statement in _KEYS_IN_ORDER:
+        db.execute(statement)
+
+
+@MIGRATIONS(name="0004_keys_by_number_alone")
+def _keys_by_number_alone(db: Database) -> None:
+    for statement in _KEYS_BY_NUMBER_ALONE:
         db.execute(statement)

@@ -16,8 +16,9 @@ def age_keys(tx: Tx) -> None:
 def purge_keys(tx: Tx) -> int:
     """See ``Store.purge_keys``."""
     return tx.conn.execute(
-        "DELETE FROM idempotency_keys WHERE number IN (SELECT number FROM idempotency_keys "
-        "WHERE tick <= (SELECT value FROM counters WHERE name = 'key_tick') - ? LIMIT ?)",
+        "DELETE FROM idempotency_keys "
+        "WHERE tick <= (SELECT value FROM counters WHERE name = 'key_tick') - ? "
+        "AND number IN (SELECT number FROM idempotency_keys ORDER BY number LIMIT ?)",
         (limits.KEY_LIFE_TICKS, limits.PURGE_BATCH_ROWS),
     ).rowcount
 

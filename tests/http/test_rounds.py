@@ -1,0 +1,277 @@
+"""The rounds of the short lane: what is read, committed and answered together."""
+
+import contextlib
+import os
+import select
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing
+from typing import Any, cast
+
+import outcome
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from settled import limits
+from settled.amounts import Quantity
+from settled.core.operations import Operations
+from settled.errors import StoreBroken
+from settled.http.rounds import Rounds
+from settled.http.slots import Slots
+from settled.store.records import Request
+from tests.http.conftest import Served, app_of, read_all, serving
+from tests.http.test_lane import BODY, ORDINARY, post
+
+ANSWER = b"HTTP/1.1 201 \r\n"
+
+
+class Together:
+    """Operations that note what comes together, and wait for the test to let them end."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.end: Callable[[], Any] = lambda: None
+
+    async def queue_settlements(self, requests: Sequence[Request]) -> list[outcome.Maybe[Quantity]]:
+        self.calls.append(sorted(request.key for request in requests))
+        result = self.end()
+        if result is not None:
+            await result
+        return [outcome.Value(request.quantity) for request in requests]
+
+
+class Client:
+    """One end of a connection; the task of the other waits in the rounds."""
+
+    def __init__(self) -> None:
+        self.sock, server = socket.socketpair()
+        self.sock.setblocking(False)
+        server.setblocking(False)
+        self.server = trio.socket.from_stdlib_socket(server)
+        self.slot = Slots().take(lambda: None)
+        self.scope = trio.CancelScope()
+        self.left: bytes | None = None
+
+    async def serve(self, rounds: Rounds) -> None:
+        with self.scope:
+            self.left = await rounds.receive(self.server, self.slot)
+
+    def answer(self) -> bytes:
+        try:
+            return self.sock.recv(65536)
+        except BlockingIOError:
+            return b""
+
+
+class Lane:
+    """Rounds that run."""
+
+    def __init__(self, nursery: trio.Nursery, rounds: Rounds) -> None:
+        self.nursery = nursery
+        self.rounds = rounds
+
+        self.clients: list[Client] = []
+
+    def client(self, client: Client | None = None) -> Client:
+        client = client or Client()
+        self.clients.append(client)
+        self.nursery.start_soon(client.serve, self.rounds)
+        return client
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.sock.close()
+            client.server.close()
+
+
+@asynccontextmanager
+async def running(operations: Together) -> AsyncIterator[Lane]:
+    with select.epoll() as epoll:
+        rounds = Rounds(cast(Operations, operations), epoll)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rounds.run)
+            with closing(Lane(nursery, rounds)) as lane:
+                yield lane
+                nursery.cancel_scope.cancel()
+
+
+async def test_what_has_come_on_all_connections_is_committed_together() -> None:
+    operations = Together()
+    async with running(operations) as lane:
+        clients = [lane.client() for _ in range(5)]
+        await wait_all_tasks_blocked()
+        for again in range(2):
+            for n, client in enumerate(clients):
+                client.sock.send(post(f"Idempotency-Key: {again}{n}"))
+            await wait_all_tasks_blocked(0.01)
+            assert all(client.answer().startswith(ANSWER) for client in clients)
+    assert operations.calls == [[f"{again}{n}" for n in range(5)] for again in range(2)]
+
+
+async def test_a_round_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ROUND_MAX", 2)
+    operations = Together()
+    async with running(operations) as lane:
+        clients = [lane.client() for _ in range(5)]
+        for client in clients:
+            client.sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        assert all(client.answer().startswith(ANSWER) for client in clients)
+    assert max(len(call) for call in operations.calls) == 2
+
+
+async def test_a_round_does_not_wait_for_the_former_one() -> None:
+    operations, first = Together(), trio.Event()
+    operations.end = first.wait
+    async with running(operations) as lane:
+        one, other = lane.client(), lane.client()
+        one.sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        operations.end = lambda: None
+        other.sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        assert (one.answer(), other.answer()[:15]) == (b"", ANSWER)
+        first.set()
+        await wait_all_tasks_blocked(0.01)
+        assert one.answer().startswith(ANSWER)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ORDINARY[:-1],
+        ORDINARY + b"P",
+        ORDINARY * 2,
+        post(path="/accounts/alice/messages"),
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"",
+    ],
+)
+async def test_what_is_not_one_whole_settlement_is_left_to_the_task(said: bytes) -> None:
+    async with running(operations := Together()) as lane:
+        client = lane.client()
+        client.sock.send(said) if said else client.sock.close()
+        await wait_all_tasks_blocked(0.01)
+        assert client.left == said
+    assert operations.calls == []
+
+
+async def test_what_comes_before_the_answer_waits_for_it() -> None:
+    operations, go_on = Together(), trio.Event()
+    operations.end = go_on.wait
+    async with running(operations) as lane:
+        client = lane.client()
+        client.sock.send(post("Idempotency-Key: first"))
+        await wait_all_tasks_blocked(0.01)
+        client.sock.send(post("Idempotency-Key: second"))
+        client.sock.shutdown(socket.SHUT_WR)
+        await wait_all_tasks_blocked(0.05)
+        assert client.answer() == b""
+        go_on.set()
+        await wait_all_tasks_blocked(0.05)
+        assert client.answer().count(ANSWER) == 2
+        assert client.left == b""
+    assert operations.calls == [["first"], ["second"]]
+
+
+@pytest.mark.parametrize("closed_first", [True, False])
+async def test_an_answer_goes_to_nobody_else_when_the_connection_has_gone(
+    closed_first: bool,
+) -> None:
+    """Not even when another connection has its number by then."""
+    operations, go_on = Together(), trio.Event()
+    operations.end = go_on.wait
+    async with running(operations) as lane:
+        gone = lane.client()
+        gone.sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        other, number = Client(), gone.server.fileno()
+        if closed_first:
+            gone.server.close()
+        gone.scope.cancel()
+        gone.server.close()
+        own = other.server.detach()
+        os.dup2(own, number)
+        os.close(own)
+        other.server = trio.socket.from_stdlib_socket(socket.socket(fileno=number))
+        lane.client(other)
+        await wait_all_tasks_blocked(0.01)
+        go_on.set()
+        await wait_all_tasks_blocked(0.01)
+        assert (other.answer(), gone.left, other.left) == (b"", None, None)
+        other.sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        assert other.answer().startswith(ANSWER)
+
+
+async def test_an_unknown_outcome_gets_no_answer_and_holds_up_no_end() -> None:
+    def break_it() -> None:
+        raise StoreBroken("torn")
+
+    operations = Together()
+    operations.end = break_it
+    async with running(operations) as lane:
+        client = lane.client()
+        client.sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        client.sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        assert (client.answer(), client.left) == (b"", None)
+        client.scope.cancel()
+    assert len(operations.calls) == 1
+
+
+async def test_a_client_that_takes_no_answer_holds_up_nobody() -> None:
+    async with running(Together()) as lane:
+        deaf, other = lane.client(), lane.client()
+        filled = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                filled += os.write(deaf.server.fileno(), b"." * 1000)
+        deaf.sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        other.sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        assert other.answer().startswith(ANSWER)
+        assert deaf.left is None
+        received = b""
+        while more := deaf.answer():
+            received += more
+            await wait_all_tasks_blocked(0.01)
+        assert received[filled:].startswith(ANSWER)
+        assert received.endswith(BODY)
+        deaf.sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        assert deaf.answer().startswith(ANSWER)
+
+
+async def test_a_refusal_in_a_round_is_its_own(operations: Operations) -> None:
+    async with serving(app_of(operations)) as served:
+        answers = await _all_at_once(
+            served,
+            [
+                post("Idempotency-Key: good"),
+                post("Idempotency-Key: nobody", path="/accounts/nobody/settlements"),
+                post("Idempotency-Key: empty", body=b'{"amount":"0","scale":2}'),
+                post("Idempotency-Key: bad", body=b'{"amount":"-1","scale":2}'),
+                post(),
+                post("Idempotency-Key: good"),
+            ],
+        )
+    assert [answer[9:12] for answer in answers] == [b"201", b"404", b"400", b"400", b"400", b"201"]
+
+
+async def _all_at_once(served: Served, requests: Sequence[bytes]) -> list[bytes]:
+    answers: dict[int, bytes] = {}
+
+    async def ask(n: int, request: bytes) -> None:
+        async with await served.connect() as stream:
+            await stream.send_all(request)
+            await stream.send_eof()
+            answers[n] = await read_all(stream)
+
+    async with trio.open_nursery() as nursery:
+        for n, request in enumerate(requests):
+            nursery.start_soon(ask, n, request)
+    return [answers[n] for n in range(len(requests))]
