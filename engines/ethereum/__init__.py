@@ -18,6 +18,4 @@ def create_engine(options: EthereumOptions) -> Connect:
         if (error.name or "").startswith(("engines", "settled")):
             raise
         raise ConfigError(f"{error.name} is missing: pip install settled[ethereum]") from error
-    if options.key is None and options.keystore is None:
-        raise ConfigError("no key: give key_file=PATH, or keystore=PATH with its password")
     return connect_with(options)

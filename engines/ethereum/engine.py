@@ -4,8 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-import trio
-
 from engines.ethereum.asset import Asset, Ether, Token
 from engines.ethereum.entries import Entries
 from engines.ethereum.handshake import Handshake
@@ -25,7 +23,7 @@ from engines.ethereum.units import gwei_to_wei
 from engines.ethereum.verdicts import Verdicts
 from engines.ethereum.wallet import Wallet
 from engines.ethereum.watching import Watcher
-from settled import Connect, Services, SettledError
+from settled import ConfigError, Connect, Services, SettledError
 
 _DIGITS_OF_A_DOUBLE: Final = 15
 
@@ -36,17 +34,17 @@ def open_rpc(services: Services, options: EthereumOptions) -> Rpc:
     return Rpc(urls, chain_id=options.chain_id, timeout_s=options.rpc_timeout_s, log=services.log)
 
 
-async def open_signer(options: EthereumOptions) -> Signer:
-    """Return what keeps our key.
+def open_signer(options: EthereumOptions) -> Signer:
+    """Return what keeps our key; of a keystore that takes a second.
 
     Raises:
         ConfigError: when it cannot be had.
     """
     if options.keystore is not None:
-        return await trio.to_thread.run_sync(
-            open_keystore, options.keystore, options.keystore_password or ""
-        )
-    return LocalSigner(options.key or "")
+        return open_keystore(options.keystore, options.keystore_password or "")
+    if options.key is not None:
+        return LocalSigner(options.key)
+    raise ConfigError("no key: give key_file=PATH, or keystore=PATH with its password")
 
 
 async def open_asset(rpc: Rpc, options: EthereumOptions) -> Asset:
@@ -174,21 +172,26 @@ class EthereumEngine:
 
 
 def connect_with(options: EthereumOptions, *, signer: Signer | None = None) -> Connect:
-    """Return the engine's ``connect``; ``signer`` keeps the key instead of the options."""
-    given = signer
+    """Return the engine's ``connect``; ``signer`` keeps the key instead of the options.
+
+    The key is tried here, not when the engine is connected: so `settled check` tries it, too.
+
+    Raises:
+        ConfigError: when there is no key, or it cannot be had.
+    """
+    keeper = open_signer(options) if signer is None else signer
 
     @asynccontextmanager
     async def connect(services: Services) -> AsyncIterator[EthereumEngine]:
-        signer = given or await open_signer(options)
         async with open_rpc(services, options) as rpc:
             try:
                 await rpc.check()
                 asset = await open_asset(rpc, options)
-                us = Identity(options.chain_id, asset.token, signer.address)
+                us = Identity(options.chain_id, asset.token, keeper.address)
                 peers = Peers(services, Crediting(options.max_credit))
-                handshake = Handshake(services, signer, peers, us)
+                handshake = Handshake(services, keeper, peers, us)
                 sender = await open_sender(
-                    services, options, rpc=rpc, signer=signer, asset=asset, peers=peers
+                    services, options, rpc=rpc, signer=keeper, asset=asset, peers=peers
                 )
                 await open_receiving(services, options, rpc=rpc, asset=asset, us=us, peers=peers)
             except (RpcFailure, ValueError) as error:

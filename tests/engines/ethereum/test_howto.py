@@ -68,7 +68,7 @@ def test_a_signer_of_ones_own_is_put_in_as_the_page_says(
     block = r"^<!-- signer -->\n```python\n(.*?)^```$"
     (module,) = re.findall(block, PAGE, re.MULTILINE | re.DOTALL)
     (tmp_path / "vault.py").write_text(module)
-    (tmp_path / "vault_signer.py").write_text("VaultSigner = print")
+    (tmp_path / "vault_signer.py").write_text("VaultSigner = str")
     monkeypatch.syspath_prepend(tmp_path)
     values = {"rpc_url": "http://127.0.0.1:1", "chain_id": "1"}
     engine = load("vault:create_engine")
