@@ -17,14 +17,12 @@ CHAIN_ID_MAX: Final = 2**63 - 1
 class EthereumOptions:
     """One key on one chain, which pays and is paid in ether, or in one ERC-20 token."""
 
-    rpc_url: str = option(
-        help="URL of a node's JSON-RPC; one with a key in it belongs in the environment"
-    )
+    rpc_url: str = option(url=True, help="URL of a node's JSON-RPC")
     chain_id: int = option(
         minimum=1, maximum=CHAIN_ID_MAX, help="the chain's id; a node of another chain is refused"
     )
     rpc_url_2: str | None = option(
-        default=None, help="URL of a second node, for when the first fails"
+        default=None, url=True, help="URL of a second node, for when the first fails"
     )
     key: str | None = option(
         default=None, secret=True, help="private key that pays and is paid, 64 hex digits"

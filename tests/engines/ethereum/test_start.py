@@ -204,3 +204,16 @@ def test_a_check_tries_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert code == (found != "OK")
         assert content not in said
     assert "no key" in checked()[1]
+
+
+def test_the_key_of_a_node_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SETTLED_OPTION_RPC_URL", "https://us:pa55word@node.example/v3/4p1k3y")
+    monkeypatch.setenv("SETTLED_OPTION_RPC_URL_2", "https://spare.example/?key=4p1k3y")
+    for command, *more in (("config", "show"), ("check", "--no-connector")):
+        args = [command, *more, "--engine", "ethereum", "-o", "chain_id=1", "--json"]
+        shown = CliRunner().invoke(main, args).stdout
+        assert "4p1k3y" not in shown
+        assert "pa55word" not in shown
+        if command == "config":
+            assert '"https://concealed@node.example/concealed"' in shown
+            assert '"https://spare.example/concealed"' in shown
