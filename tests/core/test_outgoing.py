@@ -1,6 +1,7 @@
 """What becomes of a settlement whose outcome is not clear, and what is written down of it."""
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 import trio
@@ -47,6 +48,24 @@ async def test_a_payment_that_was_not_sent_is_tried_again_after_its_delay(
         assert (account.waiting, account.failures) == ("no funds", 5)
     assert delays_ms == [0, 1, 2, 3, 4]
     assert [time_s - times_s[0] for time_s in times_s] == pytest.approx([0, 1, 3, 7, 15], abs=0.01)
+
+
+async def test_an_engine_that_cannot_find_a_settlement_is_told_of_once(
+    autojump_clock: MockClock, log: list[Any]
+) -> None:
+    async def broken(account_id: str, *_: object) -> object:
+        raise OSError("down")
+
+    engine, store = ScriptedEngine(broken, find_settlement=broken), memory_store()
+    await store.open_account("alice", setup=False)
+    async with running(engine, store) as daemon:
+        await daemon.request("alice", "5", "k")
+        await trio.sleep(limits.TELL_AGAIN_S / 4)
+        (settlement,) = await store.settlements()
+    assert settlement.failures > 5
+    told = [entry["event"] for entry in log if "settlement" in entry]
+    assert told.count("find_settlement_raised") == 1
+    assert told.count("settlement_unknown") <= 2
 
 
 async def test_an_unknown_outcome_is_asked_for_by_backoff_and_keeps_its_cause(
