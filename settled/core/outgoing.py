@@ -139,7 +139,7 @@ class Outgoing:
                 return Unknown(f"{cause}{_ASKED} cannot tell yet: it is asked again", delay_ms)
             amount = checked(found)
         except Exception as error:
-            if self._lasting.is_news(settlement.id, describe(error)):
+            if self._lasting.is_news(("find", settlement.id), describe(error)):
                 log.warning("find_settlement_raised", settlement=settlement.id, exc_info=error)
             return Unknown(f"{cause}{_ASKED} raised {describe(error)}: asked again", delay_ms)
         if amount:
@@ -163,10 +163,11 @@ class Outgoing:
                 else:
                     bound.info("settled", asked=asked, settled=to_text(amount))
             case NotSent(reason, delay_ms):
-                if self._lasting.is_news(settlement.account, reason):
+                ends_doubt = settlement.state == "unknown"
+                if ends_doubt or self._lasting.is_news(settlement.account, reason):
                     bound.warning("not_sent", amount=asked, reason=reason, retry_in_ms=delay_ms)
             case Unknown(reason, delay_ms):
-                if self._lasting.is_news(settlement.account, reason):
+                if self._lasting.is_news(settlement.id, reason):
                     fields = {"amount": asked, "reason": reason, "retry_in_ms": delay_ms}
                     bound.warning("settlement_unknown", **fields)
             case Parked(reason):

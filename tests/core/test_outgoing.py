@@ -68,6 +68,24 @@ async def test_an_engine_that_cannot_find_a_settlement_is_told_of_once(
     assert told.count("settlement_unknown") <= 2
 
 
+async def test_every_doubt_and_its_end_are_told(autojump_clock: MockClock, log: list[Any]) -> None:
+    async def broken(account_id: str, amount: Decimal, settlement_id: str) -> object:
+        if len(engine.calls) > 3:
+            return amount
+        raise OSError("down")
+
+    async def not_sent(account_id: str, settlement_id: str) -> object:
+        return 0
+
+    engine, store = ScriptedEngine(broken, find_settlement=not_sent), memory_store()
+    await store.open_account("alice", setup=False)
+    async with running(engine, store) as daemon:
+        await daemon.request("alice", "5", "k")
+        await daemon.until(lambda account: account.settled == 5)
+    told = [entry["event"] for entry in log if entry.get("account") == "alice"]
+    assert told == ["settlement_unknown", "not_sent"] * 3 + ["settled"]
+
+
 async def test_an_unknown_outcome_is_asked_for_by_backoff_and_keeps_its_cause(
     autojump_clock: MockClock, delays_ms: list[int]
 ) -> None:
