@@ -104,7 +104,17 @@ class ConfigError(SettledError):
 
 
 class MessageRefused(SettledError):
-    """A peer's message that this engine cannot take: it handles none, or cannot decode this one."""
+    """A peer's message that this engine does not take: it handles none, or not this one.
+
+    An engine's ``handle_message`` raises it for what it expects of a peer that is somebody else:
+    nonsense, a lie, too much. The connector gets 400 with its text, and the log has one line; any
+    other exception is taken for a fault of the engine, and has its traceback there.
+
+    Example::
+
+        if message.get("type") != "whom to pay":
+            raise MessageRefused("only the message 'whom to pay' is known here")
+    """
 
 
 class HandlerFailed(SettledError):

@@ -14,13 +14,13 @@ import trio
 
 from engines.ethereum.telling import Seldom
 from engines.ethereum.transfers import Crediting, Transfer
-from settled import AccountNotFound, Services, SettledError, SettlementConflict, Transaction
+from settled import AccountNotFound, MessageRefused, Services, SettlementConflict, Transaction
 
 _BATCH: Final = 200
 _FORMER_MAX: Final = 100
 
 
-class AddressTaken(SettledError):
+class AddressTaken(MessageRefused):
     """A peer has proved an address that another account owns; nothing was changed."""
 
 

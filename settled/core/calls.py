@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import structlog
 import trio
 
-from settled.errors import NotSettled
+from settled.errors import MessageRefused, NotSettled
 from settled.text import describe_error, one_line
 
 log = structlog.get_logger()
@@ -112,6 +112,11 @@ def says_not_settled(error: BaseException) -> bool:
     return all(isinstance(leaf, NotSettled) for leaf in _leaves(error))
 
 
+def says_refused(error: BaseException) -> bool:
+    """Return whether ``error`` is ``MessageRefused``, or a group of nothing else."""
+    return all(isinstance(leaf, MessageRefused) for leaf in _leaves(error))
+
+
 def _leaves(error: BaseException) -> Iterator[BaseException]:
     nested = [error]
     while nested:  # a group may be deeper than the stack
@@ -133,4 +138,6 @@ def describe(error: BaseException) -> str:
     error = leaves[0]
     if isinstance(error, NotSettled):
         return one_line(error) or "the engine says that nothing was sent"
+    if isinstance(error, MessageRefused):
+        return one_line(error) or "the engine does not say why"
     return "a time-out" if isinstance(error, trio.TooSlowError) else describe_error(error)
