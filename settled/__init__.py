@@ -20,6 +20,7 @@ from settled.errors import (
     NotSettled,
     SettledError,
     SettlementConflict,
+    SettlementPending,
 )
 from settled.version import VERSION as __version__
 
@@ -37,6 +38,7 @@ __all__ = [
     "Services",
     "SettledError",
     "SettlementConflict",
+    "SettlementPending",
     "State",
     "Transaction",
     "__version__",

@@ -26,6 +26,19 @@ class NotSettled(SettledError):
     """
 
 
+class SettlementPending(SettledError):
+    """Raised by an engine's ``find_settlement``: the payment is on its way, and all is well.
+
+    It says as much as ``None``, that the outcome cannot be told yet, but why that is as it should
+    be: the log has it as information, not as a warning. The text says what it waits for.
+
+    Example::
+
+        if receipt is None:
+            raise SettlementPending(f"transaction {payment.hash} is in no block yet")
+    """
+
+
 class InvalidAmount(SettledError, ValueError):
     """An amount or Quantity that is not exact, is out of range, or is not a number at all."""
 

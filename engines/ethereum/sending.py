@@ -15,7 +15,7 @@ from engines.ethereum.transactions import Payment
 from engines.ethereum.units import to_units
 from engines.ethereum.wallet import Wallet
 from engines.ethereum.watching import Watcher
-from settled import NotSettled, Services
+from settled import NotSettled, Services, SettlementPending
 
 _DOUBT = "doubt:"
 
@@ -100,11 +100,19 @@ class Sender:
 
         One that was never written down was never sent, unless this database is older than what it
         did: then nobody here can tell.
+
+        Raises:
+            SettlementPending: while its transaction is watched.
         """
         payment = await self._payments.find(settlement_id)
         if payment is not None:
             if payment.settled is not None:
                 self._watcher.tell(settlement_id)
+            elif not self._watcher.is_lost(settlement_id):
+                raise SettlementPending(
+                    f"transaction {payment.hashes[-1]} of nonce {payment.nonce} is not final yet; "
+                    f"nothing is to be done, unless the log says payment_stuck"
+                )
             return payment.settled
         if await self._services.state.get(_DOUBT + settlement_id) is not None:
             return None

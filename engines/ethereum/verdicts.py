@@ -68,6 +68,10 @@ class Verdicts:
             self._lost_at.pop(payment.settlement_id, None)
         return found
 
+    def is_lost(self, settlement_id: str) -> bool:
+        """Say whether what used a payment's nonce was not to be found, when last looked for."""
+        return settlement_id in self._lost_at
+
     def _is_due(self, view: View, payment: Payment) -> bool:
         """Say whether it is worth a look; a head that a node made up must not put that off."""
         look_at = self._look_at.get(payment.settlement_id, 0)

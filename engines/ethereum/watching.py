@@ -78,6 +78,10 @@ class Watcher:
         """Note that settled was told the outcome of a settlement."""
         self._told.add(settlement_id)
 
+    def is_lost(self, settlement_id: str) -> bool:
+        """Say whether a payment's nonce is used, but the nodes do not show by what."""
+        return self._verdicts.is_lost(settlement_id)
+
     async def _look(self) -> None:
         """Look at all payments that are open, as one node shows them, and do what is due."""
         async with self._rpc.view() as view:

@@ -6,7 +6,7 @@ import trio
 
 from settled import ids, limits
 from settled.amounts import Quantity
-from settled.core.calls import call_engine, describe, says_refused
+from settled.core.calls import call_engine, describe, says
 from settled.core.core import Core
 from settled.core.lasting import Lasting
 from settled.core.ports import EnginePort
@@ -117,7 +117,7 @@ class Operations:
         except StoreBroken:
             raise  # the daemon is stopping; no answer may be given
         except Exception as error:
-            if says_refused(error):
+            if says(MessageRefused, error):
                 raise self._refused(account_id, describe(error)) from error
             log.warning(
                 "handler_failed", account=account_id, reason=describe(error), exc_info=error

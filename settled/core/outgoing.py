@@ -14,12 +14,12 @@ import trio
 from settled import ids, limits
 from settled.amounts import checked, to_text
 from settled.core.backoff import retry_delay_ms
-from settled.core.calls import call_engine, describe, says_not_settled
+from settled.core.calls import call_engine, describe, says
 from settled.core.lasting import Lasting
 from settled.core.patience import patiently
 from settled.core.ports import EnginePort
 from settled.core.scheduler import Scheduler
-from settled.errors import InvalidAmount, NotResolvable
+from settled.errors import InvalidAmount, NotResolvable, NotSettled, SettlementPending
 from settled.store.protocol import Store
 from settled.store.records import (
     NotSent,
@@ -38,6 +38,10 @@ _NO_FIND: Final = (
 )
 _ASKED: Final = "; find_settlement"
 _CAUSE_CHARS_MAX: Final = 500
+
+
+class _Pending(Unknown):
+    """Unknown as yet, but on its way."""
 
 
 class Outgoing:
@@ -102,7 +106,7 @@ class Outgoing:
                     settlement.id,
                 )
         except Exception as error:
-            if says_not_settled(error):
+            if says(NotSettled, error):
                 return NotSent(describe(error), retry_delay_ms(settlement.failures))
             log.warning("settle_raised", settlement=settlement.id, exc_info=error)
             return self._unknown(f"settle raised {describe(error)}")
@@ -139,6 +143,9 @@ class Outgoing:
                 return Unknown(f"{cause}{_ASKED} cannot tell yet: it is asked again", delay_ms)
             amount = checked(found)
         except Exception as error:
+            if says(SettlementPending, error):
+                on_its_way = f"{cause}{_ASKED}: on its way, {describe(error)}".removesuffix(", ")
+                return _Pending(on_its_way, delay_ms)
             if self._lasting.is_news(("find", settlement.id), describe(error)):
                 log.warning("find_settlement_raised", settlement=settlement.id, exc_info=error)
             return Unknown(f"{cause}{_ASKED} raised {describe(error)}: asked again", delay_ms)
@@ -166,6 +173,10 @@ class Outgoing:
                 ends_doubt = settlement.state == "unknown"
                 if ends_doubt or self._lasting.is_news(settlement.account, reason):
                     bound.warning("not_sent", amount=asked, reason=reason, retry_in_ms=delay_ms)
+            case _Pending(reason, delay_ms):
+                if self._lasting.is_news(("pending", settlement.id), reason):
+                    fields = {"amount": asked, "reason": reason, "retry_in_ms": delay_ms}
+                    bound.info("settlement_pending", **fields)
             case Unknown(reason, delay_ms):
                 if self._lasting.is_news(settlement.id, reason):
                     fields = {"amount": asked, "reason": reason, "retry_in_ms": delay_ms}

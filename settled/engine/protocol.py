@@ -51,7 +51,7 @@ class Engine(Protocol):
       for one that it does not take.
     - ``async find_settlement(account_id, settlement_id)``: the amount that a settlement of unknown
       outcome settled; 0 when it certainly was not and never will be; ``None`` while that cannot
-      be told.
+      be told. It raises ``SettlementPending`` in place of ``None`` while all goes as it should.
     - ``async disconnect()``: run once at the end, if ``connect`` is an async function; it has 5 s.
 
     Optional attributes:

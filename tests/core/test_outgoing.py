@@ -7,10 +7,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from settled import NotSettled, limits
+from settled import NotSettled, SettlementPending, limits
 from settled.amounts import Quantity
 from settled.core import outgoing
-from settled.core.calls import describe, says_not_settled
+from settled.core.calls import describe, says
 from settled.core.patience import patiently
 from settled.errors import StoreBusy
 from settled.store.records import NotSent, Settled, Unknown
@@ -66,6 +66,49 @@ async def test_an_engine_that_cannot_find_a_settlement_is_told_of_once(
     told = [entry["event"] for entry in log if "settlement" in entry]
     assert told.count("find_settlement_raised") == 1
     assert told.count("settlement_unknown") <= 2
+
+
+async def test_a_payment_that_is_on_its_way_is_no_alarm(
+    autojump_clock: MockClock, log: list[Any]
+) -> None:
+    answers: list[object] = [
+        SettlementPending("2 of 12 confirmations"),
+        ExceptionGroup("", [SettlementPending("3 of 12 confirmations")]),
+        SettlementPending(""),
+        None,
+        5,
+    ]
+    reasons: list[str] = []
+
+    async def broken(account_id: str, amount: Decimal, settlement_id: str) -> object:
+        raise OSError("reset")
+
+    async def find(account_id: str, settlement_id: str) -> object:
+        (settlement,) = await store.settlements()
+        reasons.append(settlement.reason or "")
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    engine, store = ScriptedEngine(broken, find_settlement=find), memory_store()
+    await store.open_account("alice", setup=False)
+    async with running(engine, store) as daemon:
+        await daemon.request("alice", "5", "k")
+        await daemon.until(lambda account: account.settled == 5)
+    assert reasons == [
+        "settle raised OSError: reset",
+        "settle raised OSError: reset; find_settlement: on its way, 2 of 12 confirmations",
+        "settle raised OSError: reset; find_settlement: on its way, 3 of 12 confirmations",
+        "settle raised OSError: reset; find_settlement: on its way",
+        "settle raised OSError: reset; find_settlement cannot tell yet: it is asked again",
+    ]
+    told = [(entry["event"], entry["log_level"]) for entry in log if "account" in entry]
+    assert told == [
+        ("settlement_unknown", "warning"),
+        ("settlement_pending", "info"),
+        ("settled", "info"),
+    ]
 
 
 async def test_every_doubt_and_its_end_are_told(autojump_clock: MockClock, log: list[Any]) -> None:
@@ -245,11 +288,11 @@ async def test_the_advice_survives_a_reason_of_any_length(
 
 def test_only_not_settled_says_that_nothing_was_sent() -> None:
     no, boom = NotSettled("no"), ValueError("boom")
-    assert says_not_settled(no)
-    assert says_not_settled(ExceptionGroup("", [no, ExceptionGroup("", [no])]))
-    assert not says_not_settled(boom)
-    assert not says_not_settled(ExceptionGroup("", [no, boom]))
-    assert not says_not_settled(ExceptionGroup("", [no, ExceptionGroup("", [boom, no])]))
+    assert says(NotSettled, no)
+    assert says(NotSettled, ExceptionGroup("", [no, ExceptionGroup("", [no])]))
+    assert not says(NotSettled, boom)
+    assert not says(NotSettled, ExceptionGroup("", [no, boom]))
+    assert not says(NotSettled, ExceptionGroup("", [no, ExceptionGroup("", [boom, no])]))
 
 
 def test_an_error_is_one_line() -> None:

@@ -10,7 +10,7 @@ from engines.ethereum.fees import Fees
 from engines.ethereum.signing import UnsignedTransaction
 from settled import NotSettled
 from tests.engines.ethereum.anvil import CHAIN_ID, ETHER, GWEI, HARDHAT_TOOLS, RICH, Chain
-from tests.engines.ethereum.bench import Bench, eventually, settling
+from tests.engines.ethereum.bench import Bench, eventually, found, settling
 
 
 @pytest.fixture
@@ -97,10 +97,8 @@ async def test_the_first_of_many_versions_may_be_the_one_that_is_mined(bench: Be
     await bench.chain.rpc("eth_sendRawTransaction", payment.raw)
     await bench.chain.mine(5)
     async with bench.engine() as sender:
-        found = await eventually(
-            lambda: sender.find_settlement("bob", "s1"), lambda found: found is not None
-        )
-    assert found == Decimal("1.5")
+        amount = await eventually(lambda: found(sender, "s1"), lambda amount: amount is not None)
+    assert amount == Decimal("1.5")
     assert (await bench.chain.receipt(first))["status"] == "0x1"
     assert await bench.chain.balance(bob) == 15 * ETHER // 10
 
