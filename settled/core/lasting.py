@@ -26,21 +26,24 @@ class Lasting:
     """
 
     def __init__(self) -> None:
-        self._told: dict[Hashable, tuple[str, float]] = {}
+        self._kinds: dict[Hashable, str] = {}
+        self._told_s: dict[Hashable, float] = {}
 
     def is_news(self, subject: Hashable, reason: str) -> bool:
         """Return whether to tell of it now; if so, it counts as told."""
         kind, now_s = _NUMBER.sub("0", reason), trio.current_time()
-        if subject in self._told:
-            before, told_s = self._told[subject]
-            every_s = limits.TELL_AGAIN_S if kind == before else limits.TELL_CHANGE_S
-            if now_s < told_s + every_s:
+        if subject in self._kinds:
+            is_same = kind == self._kinds[subject]
+            every_s = limits.TELL_AGAIN_S if is_same else limits.TELL_CHANGE_S
+            if now_s < self._told_s[subject] + every_s:
                 return False
-        elif len(self._told) >= _SUBJECTS_MAX:
-            self._told.clear()  # rather tell it again than keep count of everything
-        self._told[subject] = kind, now_s
+        elif len(self._kinds) >= _SUBJECTS_MAX:
+            self._kinds.clear()  # rather tell it again than keep count of everything
+            self._told_s.clear()
+        self._kinds[subject], self._told_s[subject] = kind, now_s
         return True
 
     def over(self, subject: Hashable) -> None:
         """Have it told at once when it comes again."""
-        self._told.pop(subject, None)
+        self._kinds.pop(subject, None)
+        self._told_s.pop(subject, None)

@@ -38,7 +38,7 @@ async def test_no_number_of_subjects_makes_it_grow(
     lasting = Lasting()
     for number in range(10):
         assert lasting.is_news(number, "x")
-        assert len(lasting._told) <= 3
+        assert len(lasting._kinds) == len(lasting._told_s) <= 3
     assert not lasting.is_news(9, "x")
 
 
