@@ -21,6 +21,7 @@ from settled.errors import (
     SettledError,
     SettlementConflict,
     SettlementPending,
+    StateChanged,
 )
 from settled.version import VERSION as __version__
 
@@ -40,6 +41,7 @@ __all__ = [
     "SettlementConflict",
     "SettlementPending",
     "State",
+    "StateChanged",
     "Transaction",
     "__version__",
     "open_sqlite",

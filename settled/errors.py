@@ -26,6 +26,10 @@ class NotSettled(SettledError):
     """
 
 
+class StateChanged(SettledError):
+    """The engine's state is not as a transaction requires it: nothing of it was done."""
+
+
 class SettlementPending(SettledError):
     """Raised by an engine's ``find_settlement``: the payment is on its way, and all is well.
 

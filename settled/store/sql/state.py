@@ -4,20 +4,24 @@ from collections.abc import Sequence
 from sqlite3 import Connection
 
 from settled import limits
-from settled.errors import SettledError
-from settled.store.records import AddCredit, Change, SetState
+from settled.errors import SettledError, StateChanged
+from settled.store.records import AddCredit, Change, RequireState, SetState
 from settled.store.sql.deliveries import add_credits
 from settled.store.sql.ledger import Tx
 
 
 def commit(tx: Tx, changes: Sequence[Change]) -> list[int | None]:
     """See ``StateStore.commit``."""
+    for change in changes:
+        if isinstance(change, RequireState):
+            _require(tx, change)
     credits_ = [change for change in changes if isinstance(change, AddCredit)]
     numbers = iter(add_credits(tx, credits_))
     results: list[int | None] = []
     for change in changes:
-        if isinstance(change, SetState):
-            _set(tx, change)
+        if not isinstance(change, AddCredit):
+            if isinstance(change, SetState):
+                _set(tx, change)
             results.append(None)
             continue
         number = next(numbers)
@@ -25,6 +29,11 @@ def commit(tx: Tx, changes: Sequence[Change]) -> list[int | None]:
             raise number
         results.append(number)
     return results
+
+
+def _require(tx: Tx, change: RequireState) -> None:
+    if get_state(tx.conn, change.account_id, change.key) != change.value:
+        raise StateChanged(f"state {change.key!r} was changed meanwhile: nothing was done")
 
 
 def _set(tx: Tx, change: SetState) -> None:
