@@ -3,13 +3,16 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
+from engines.ethereum.dismissals import PREFIX as DISMISSED
+from engines.ethereum.dismissals import dismiss as dismiss_payment
 from engines.ethereum.units import gwei
 from settled import State
 from settled.commands import (
+    change_state,
     db_option,
     debug_option,
     json_option,
@@ -17,6 +20,10 @@ from settled.commands import (
     print_table,
     read_state,
 )
+
+_OF_UNCLAIMED: Final = ("address", "amount", "transfer", "block", "first_seen")
+_REASON_CHARS_MAX: Final = 1000
+_Rows = list[dict[str, Any]]
 
 
 @click.group()
@@ -27,27 +34,87 @@ def ethereum() -> None:
     Examples:
       settled ethereum unclaimed
       settled ethereum transactions --json
+      settled ethereum addresses
     """
 
 
 @ethereum.command()
+@click.option("--all", "everything", is_flag=True, help="Show those that were dismissed, too.")
 @db_option
 @json_option
 @debug_option
-def unclaimed(db: Path, as_json: bool) -> None:
+def unclaimed(*, everything: bool, db: Path, as_json: bool) -> None:
     """List payments from addresses that no account's peer has proved.
 
     The oldest come first. They are credited as soon as an account's peer proves that the address is
-    its own.
+    its own, unless they were dismissed (`settled ethereum dismiss`).
 
     \b
     Examples:
       settled ethereum unclaimed
+      settled ethereum unclaimed --all
       settled ethereum unclaimed --db /var/lib/settled/settled.db --json
     """
-    found = read_state(db, lambda state: state.items("unclaimed:"))
-    rows = sorted((_unclaimed(key, note) for key, note in found), key=lambda row: int(row["block"]))
-    _print(rows, as_json, nothing="No payment is unclaimed.")
+    kept, dismissed = read_state(db, _unclaimed_and_dismissed)
+    rows = sorted([*kept, *(dismissed if everything else [])], key=lambda row: int(row["block"]))
+    if not everything and not as_json:
+        rows = [{name: row[name] for name in _OF_UNCLAIMED} for row in rows]
+    nothing = "No payment is unclaimed."
+    if dismissed:
+        nothing += f" {len(dismissed)} were dismissed: --all shows them."
+    _print(rows, as_json, nothing=nothing)
+
+
+@ethereum.command()
+@click.argument("transfer")
+@click.option("--reason", required=True, metavar="TEXT", help="What was done about it.")
+@db_option
+@json_option
+@debug_option
+def dismiss(*, transfer: str, reason: str, db: Path, as_json: bool) -> None:
+    """Note that the unclaimed payment TRANSFER was dealt with: it is never credited then.
+
+    Such as when you have sent it back by hand. This is final: whoever proves its sender's address
+    later is not credited for it, and `settled ethereum unclaimed --all` shows it for ever. A daemon
+    may be running.
+
+    \b
+    Examples:
+      settled ethereum dismiss 1:0x5c50...e2f0:value --reason "sent back in 0x88df...2060"
+    """
+    if not 0 < len(reason.strip()) <= _REASON_CHARS_MAX:
+        raise click.UsageError(f"--reason takes 1 to {_REASON_CHARS_MAX} characters")
+    record = change_state(
+        db, lambda state, changes: dismiss_payment(state, changes, transfer, reason)
+    )
+    row = _payment(transfer, record)
+    if as_json:
+        print_json(row)
+    else:
+        _print([row], as_json, nothing="")
+    if record["reason"] != reason:
+        click.echo("It was dismissed before: the first reason stands.", err=True)
+
+
+async def _unclaimed_and_dismissed(state: State) -> tuple[_Rows, _Rows]:
+    kept = []
+    for key, note in await state.items("unclaimed:"):
+        _, address, transfer = key.split(":", 2)
+        kept.append(_payment(transfer, {"address": address, **note}))
+    found = await state.items(DISMISSED)
+    return kept, [_payment(key.removeprefix(DISMISSED), record) for key, record in found]
+
+
+def _payment(transfer: str, note: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "address": note["address"],
+        "amount": note["amount"],
+        "transfer": transfer,
+        "block": note["block"],
+        "first_seen": note["first_seen"],
+        "dismissed_at": note.get("dismissed_at"),
+        "reason": note.get("reason"),
+    }
 
 
 @ethereum.command()
@@ -112,17 +179,6 @@ def _print(rows: list[dict[str, Any]], as_json: bool, *, nothing: str) -> None:
         print_table(headers, [["" if v is None else v for v in row.values()] for row in rows])
     else:
         click.echo(nothing)
-
-
-def _unclaimed(key: str, note: dict[str, Any]) -> dict[str, Any]:
-    _, address, transfer = key.split(":", 2)
-    return {
-        "address": address,
-        "amount": note["amount"],
-        "transfer": transfer,
-        "block": note["block"],
-        "first_seen": note["first_seen"],
-    }
 
 
 def _transaction(key: str, kept: dict[str, Any]) -> dict[str, Any]:

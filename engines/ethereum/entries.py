@@ -8,10 +8,11 @@ When blocks are looked through again, the notes tell what was entered before, th
 from collections.abc import Callable
 from typing import Any, Final
 
+from engines.ethereum.dismissals import dismissed, require_open
 from engines.ethereum.peers import Peers
 from engines.ethereum.trail import Trail
 from engines.ethereum.transfers import Crediting, Transfer
-from settled import Services, SettlementConflict, Transaction
+from settled import Services, SettlementConflict, StateChanged, Transaction
 
 _BATCH: Final = 200
 _GONE: Final = -1  # the block of a payment that the chain does not show any more
@@ -106,6 +107,7 @@ class Entries:
         try:
             async with self._services.transaction() as changes:
                 for transfer, owner in zip(transfers, owners, strict=True):
+                    require_open(changes, transfer.id)
                     if owner is None:
                         self._peers.keep(changes, transfer)
                     else:
@@ -113,10 +115,9 @@ class Entries:
                     changes.set_state(_note_key(transfer.id), _note(transfer))
                 if end is not None:
                     end(changes)
-        except SettlementConflict as error:
+        except (SettlementConflict, StateChanged) as error:
             if len(transfers) == 1:
-                self._crediting.tell_conflict(self._services, str(owners[0]), transfers[0], error)
-                await self._services.state.set(_note_key(transfers[0].id), _note(transfers[0]))
+                await self._pass_over(transfers[0], owners[0], error)
             else:
                 for transfer in transfers:
                     await self._write([transfer])
@@ -127,6 +128,12 @@ class Entries:
                 self._tell(transfer, owner)
         for transfer in transfers:
             self._seen[transfer.id] = _note(transfer)
+
+    async def _pass_over(self, transfer: Transfer, owner: str | None, error: Exception) -> None:
+        """Note a transfer as seen that was credited before as another, or that was dismissed."""
+        if isinstance(error, SettlementConflict):
+            self._crediting.tell_conflict(self._services, str(owner), transfer, error)
+        await self._services.state.set(_note_key(transfer.id), _note(transfer))
 
     def _tell(self, transfer: Transfer, owner: str | None) -> None:
         fields = {"amount": f"{transfer.amount:f}", "transfer": transfer.id}
@@ -141,13 +148,15 @@ class Entries:
             self._services.log.info("ethereum_payment", account=owner, **fields)
 
     async def _tell_gone(self, transfer_id: str, note: dict[str, Any]) -> None:
+        record = await dismissed(self._services.state, transfer_id)
+        was = "it was credited" if record is None else f"it was dismissed ({record['reason']})"
         self._services.log.error(
             "ethereum_payment_gone",
             transfer=transfer_id,
             account=await self._peers.owner(note["sender"]),
             sender=note["sender"],
             amount=note["amount"],
-            reason="it was credited, and the chain does not show it any more: unless it comes "
+            reason=f"{was}, and the chain does not show it any more: unless it comes "
             "again, which is not credited again, settle it with the peer",
         )
 

@@ -12,9 +12,17 @@ from typing import Any, Final
 
 import trio
 
+from engines.ethereum.dismissals import require_open
 from engines.ethereum.telling import Seldom
 from engines.ethereum.transfers import Crediting, Transfer
-from settled import AccountNotFound, MessageRefused, Services, SettlementConflict, Transaction
+from settled import (
+    AccountNotFound,
+    MessageRefused,
+    Services,
+    SettlementConflict,
+    StateChanged,
+    Transaction,
+)
 
 _BATCH: Final = 200
 _FORMER_MAX: Final = 100
@@ -170,16 +178,18 @@ class Peers:
         try:
             async with self._services.transaction() as changes:
                 for account_id, transfer in claims:
+                    require_open(changes, transfer.id)
                     self._crediting.credit(changes, account_id, transfer)
                     changes.delete_state(_unclaimed_key(transfer.sender, transfer.id))
-        except SettlementConflict as error:
+        except (SettlementConflict, StateChanged) as error:
             if len(claims) > 1:
                 for claim in claims:
                     await self._credit([claim])
                 return
             account_id, transfer = claims[0]
             await self._services.state.delete(_unclaimed_key(transfer.sender, transfer.id))
-            self._crediting.tell_conflict(self._services, account_id, transfer, error)
+            if isinstance(error, SettlementConflict):
+                self._crediting.tell_conflict(self._services, account_id, transfer, error)
         else:
             for account_id, transfer in claims:
                 self._services.log.info(

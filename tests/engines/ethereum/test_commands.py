@@ -89,6 +89,44 @@ def test_unclaimed_payments_are_listed_oldest_first(db: Path) -> None:
     assert table.count(ADDRESS) == 2
 
 
+def test_an_unclaimed_payment_is_dismissed_for_good(db: Path) -> None:
+    transfers = [Transfer(f"1:0x{n}:value", ADDRESS, Decimal(n), n) for n in (1, 2)]
+    trio.run(write, db, [], transfers)
+    told = json.loads(shown(db, "dismiss", "1:0x1:value", "--reason", "sent back", "--json"))
+    assert (told["amount"], told["transfer"], told["reason"]) == ("1", "1:0x1:value", "sent back")
+    assert datetime.fromisoformat(told["dismissed_at"]) <= datetime.now(UTC)
+    (left,) = json.loads(shown(db, "unclaimed", "--json"))
+    assert (left["transfer"], left["dismissed_at"], left["reason"]) == ("1:0x2:value", None, None)
+    everything = json.loads(shown(db, "unclaimed", "--all", "--json"))
+    assert [row["reason"] for row in everything] == ["sent back", None]
+    assert everything[0] == told
+    assert "sent back" in shown(db, "unclaimed", "--all")
+    assert "REASON" not in shown(db, "unclaimed")
+    again = CliRunner().invoke(main, dismissal(db, "1:0x1:value", "no"))
+    assert again.exit_code == 0
+    assert "sent back" in again.stdout
+    assert "the first reason stands" in again.stderr
+    shown(db, "dismiss", "1:0x2:value", "--reason", "ours")
+    assert "No payment is unclaimed" in shown(db, "unclaimed")
+    assert "2 were dismissed" in shown(db, "unclaimed")
+
+
+def dismissal(db: Path, transfer: str, reason: str) -> list[str]:
+    return ["ethereum", "dismiss", transfer, "--reason", reason, "--db", str(db)]
+
+
+def test_only_what_is_unclaimed_is_dismissed_and_for_a_reason(db: Path) -> None:
+    trio.run(write, db, [], [Transfer("1:0x1:value", ADDRESS, Decimal(1), 1)])
+    for transfer, reason, code in (
+        ("1:0x2:value", "x", 3),
+        ("1:0x1:value", " ", 2),
+        ("1:0x1:value", "x" * 1001, 2),
+    ):
+        result = CliRunner().invoke(main, dismissal(db, transfer, reason))
+        assert result.exit_code == code, result.output
+    assert len(json.loads(shown(db, "unclaimed", "--json"))) == 1
+
+
 def test_transactions_are_listed_by_nonce(db: Path) -> None:
     payments = [payment(2, None), payment(10, Decimal(1)), payment(1, Decimal(0))]
     trio.run(write, db, payments, [])
