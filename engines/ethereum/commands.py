@@ -9,8 +9,10 @@ import click
 
 from engines.ethereum.dismissals import PREFIX as DISMISSED
 from engines.ethereum.dismissals import dismiss as dismiss_payment
+from engines.ethereum.history import KEPT
+from engines.ethereum.history import PREFIX as HISTORY
 from engines.ethereum.units import gwei
-from settled import State
+from settled import SettledError, State
 from settled.commands import (
     change_state,
     db_option,
@@ -24,6 +26,12 @@ from settled.commands import (
 _OF_UNCLAIMED: Final = ("address", "amount", "transfer", "block", "first_seen")
 _REASON_CHARS_MAX: Final = 1000
 _Rows = list[dict[str, Any]]
+
+
+class NoTransaction(SettledError):
+    """There is no transaction of a settlement on record."""
+
+    exit_code = 3
 
 
 @click.group()
@@ -118,23 +126,41 @@ def _payment(transfer: str, note: dict[str, Any]) -> dict[str, Any]:
 
 
 @ethereum.command()
+@click.option("--all", "everything", is_flag=True, help="Show the latest 100,000, too.")
+@click.option("--settlement", metavar="ID", help="Show that of this settlement, however old.")
 @db_option
 @json_option
 @debug_option
-def transactions(db: Path, as_json: bool) -> None:
-    """List transactions by nonce; of each account the last stays.
+def transactions(*, everything: bool, settlement: str | None, db: Path, as_json: bool) -> None:
+    """List transactions by nonce: the last of each account, or all.
 
     A pending transaction is not final yet: the engine watches it, sends it again, and raises its
-    fee. MAX FEE is the most that it pays for a unit of gas.
+    fee. SETTLED is what it moved, and MAX FEE the most that it pays for a unit of gas. When its fee
+    was raised, HASH is that of the version that was mined, or, while it is pending, of the latest.
 
     \b
     Examples:
       settled ethereum transactions
-      settled ethereum transactions --json
+      settled ethereum transactions --all --json
+      settled ethereum transactions --settlement 3fd3a1f2-4a0b-4a5c-9d5e-1f0b8a6f2c11
     """
-    found = read_state(db, lambda state: state.items("tx:"))
-    rows = sorted((_transaction(key, kept) for key, kept in found), key=lambda row: row["nonce"])
+    found = read_state(db, lambda state: _transactions(state, everything or settlement is not None))
+    if settlement is not None:
+        found = [row for row in found if row["settlement"] == settlement]
+        if not found:
+            raise NoTransaction(
+                f"no transaction of settlement {settlement} is on record: nothing was signed for "
+                f"it, or it is older than the latest {KEPT:,}"
+            )
+    rows = sorted(found, key=lambda row: int(row["nonce"]))
     _print(rows, as_json, nothing="No transaction is on record.")
+
+
+async def _transactions(state: State, everything: bool) -> _Rows:
+    over = await state.items(HISTORY) if everything else []
+    rows = [_transaction(line["settlement"], line) for _, line in over]
+    last = await state.items("tx:")
+    return rows + [_transaction(key.partition(":")[2], kept) for key, kept in last]
 
 
 @ethereum.command()
@@ -181,15 +207,16 @@ def _print(rows: list[dict[str, Any]], as_json: bool, *, nothing: str) -> None:
         click.echo(nothing)
 
 
-def _transaction(key: str, kept: dict[str, Any]) -> dict[str, Any]:
+def _transaction(settlement: str, kept: dict[str, Any]) -> dict[str, Any]:
     state = "pending"
     if kept["settled"] is not None:
         state = "settled" if Decimal(kept["settled"]) else "not sent"
     return {
-        "settlement": key.partition(":")[2],
+        "settlement": settlement,
         "account": kept["account"],
         "state": state,
         "nonce": kept["nonce"],
+        "settled": kept["settled"],
         "payee": kept["payee"],
         "max_fee": gwei(int(kept["max_fee"])),
         "sent_at": datetime.fromtimestamp(kept["begun_s"], UTC).isoformat(timespec="seconds"),

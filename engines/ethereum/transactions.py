@@ -35,7 +35,7 @@ class Payment:
         head: the chain's newest block when the first was signed.
         nonce: the place among our transactions that it holds for ever, once it has one.
         raw: the latest version, signed.
-        hashes: of all versions, the latest last; any of them may be mined.
+        hashes: of all versions, the latest last, and when it is over the one that was mined.
         begun_s: when that was, Unix time.
         settled: what it settled, 0 if it moved nothing and never will, ``None`` while it is open.
         reason: why it moved nothing.
@@ -92,6 +92,11 @@ class Payment:
         """Return it with one more version, signed at these fees."""
         hashes = (*self.hashes, transaction_hash)
         return replace(self, raw=raw, hashes=hashes, fees=fees)
+
+    def mined(self, transaction_hash: str) -> "Payment":
+        """Return it with the version last that is in a block: that is what it is known by."""
+        others = (version for version in self.hashes if version != transaction_hash)
+        return replace(self, hashes=(*others, transaction_hash))
 
     def to_state(self) -> dict[str, Any]:
         """Return it as JSON can hold it, where whole numbers end at 64 bits."""

@@ -120,6 +120,7 @@ class Verdicts:
 
     def _outcome(self, payment: Payment, receipt: dict[str, Any]) -> Payment:
         mined_as = abi.hash32(receipt["transactionHash"])
+        payment = payment.mined(mined_as)
         if abi.number(receipt.get("status")) != _SUCCEEDED:
             return fail(payment, f"transaction {mined_as} was mined and failed: it moved nothing")
         units = self._asset.moved(receipt, payment, self._address)

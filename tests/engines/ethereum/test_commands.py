@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +14,7 @@ import trio
 from click.testing import CliRunner
 
 from engines.ethereum.fees import Fees
+from engines.ethereum.payments import Payments
 from engines.ethereum.peers import Peers
 from engines.ethereum.transactions import Payment
 from engines.ethereum.transfers import Crediting, Transfer
@@ -141,6 +143,42 @@ def test_transactions_are_listed_by_nonce(db: Path) -> None:
     assert rows[0]["payee"] == ADDRESS
     assert datetime.fromisoformat(rows[0]["sent_at"]) <= datetime.now(UTC)
     assert "alice" in shown(db, "transactions")
+
+
+async def write_history(db: Path) -> None:
+    async with (
+        open_sqlite(db, exclusive=True, create=True) as store,
+        trio.open_nursery() as nursery,
+    ):
+        connector: Any = None
+        payments = Payments(Services(store, connector, nursery))
+        await payments.load()
+        for nonce in range(12):
+            account_id = "alice" if nonce % 3 else "bob"
+            await payments.add(replace(payment(nonce, None), account_id=account_id))
+            settled = Decimal(nonce) / 10
+            await payments.change([replace(payment(nonce, settled), account_id=account_id)])
+
+
+def test_which_transaction_paid_a_settlement_is_known_long_after(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.ethereum.history.KEPT", 5)
+    trio.run(write_history, db)
+    rows = json.loads(shown(db, "transactions", "--json"))
+    assert [row["nonce"] for row in rows] == [9, 11]
+    rows = json.loads(shown(db, "transactions", "--all", "--json"))
+    assert [row["nonce"] for row in rows] == [7, 8, 9, 10, 11], "the latest, and no more"
+    assert all(row["settlement"] == f"s{row['nonce']}" for row in rows)
+    (row,) = json.loads(shown(db, "transactions", "--settlement", "s8", "--json"))
+    assert (row["settled"], row["hash"], row["account"]) == ("0.8", "0x2", "alice")
+    assert row["sent_at"].startswith("20")
+    last = json.loads(shown(db, "transactions", "--settlement", "s11", "--json"))
+    assert [sorted(each) for each in last] == [sorted(row)]
+    args = ["ethereum", "transactions", "--settlement", "s1", "--db", str(db)]
+    gone = CliRunner().invoke(main, args)
+    assert gone.exit_code == 3
+    assert "older than the latest" in gone.stderr
 
 
 async def write_peers(db: Path) -> None:

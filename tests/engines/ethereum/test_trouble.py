@@ -99,6 +99,7 @@ async def test_the_first_of_many_versions_may_be_the_one_that_is_mined(bench: Be
     async with bench.engine() as sender:
         amount = await eventually(lambda: found(sender, "s1"), lambda amount: amount is not None)
     assert amount == Decimal("1.5")
+    assert (await bench.kept())[0].hashes[-1] == first, "what paid is what is told"
     assert (await bench.chain.receipt(first))["status"] == "0x1"
     assert await bench.chain.balance(bob) == 15 * ETHER // 10
 
