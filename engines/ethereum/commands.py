@@ -52,10 +52,10 @@ def ethereum() -> None:
 @json_option
 @debug_option
 def unclaimed(*, everything: bool, db: Path, as_json: bool) -> None:
-    """List payments from addresses that no account's peer has proved.
+    """List payments from unknown addresses.
 
-    The oldest come first. They are credited as soon as an account's peer proves that the address is
-    its own, unless they were dismissed (`settled ethereum dismiss`).
+    No account's peer has proved that they are its own. The oldest come first. They are credited as
+    soon as one proves it, unless they were dismissed (`settled ethereum dismiss`).
 
     \b
     Examples:
@@ -69,7 +69,7 @@ def unclaimed(*, everything: bool, db: Path, as_json: bool) -> None:
         rows = [{name: row[name] for name in _OF_UNCLAIMED} for row in rows]
     nothing = "No payment is unclaimed."
     if dismissed:
-        nothing += f" {len(dismissed)} were dismissed: --all shows them."
+        nothing += f" Dismissed: {len(dismissed)}, which --all shows."
     _print(rows, as_json, nothing=nothing)
 
 
@@ -80,15 +80,16 @@ def unclaimed(*, everything: bool, db: Path, as_json: bool) -> None:
 @json_option
 @debug_option
 def dismiss(*, transfer: str, reason: str, db: Path, as_json: bool) -> None:
-    """Note that the unclaimed payment TRANSFER was dealt with: it is never credited then.
+    """Have an unclaimed payment never credited.
 
-    Such as when you have sent it back by hand. This is final: whoever proves its sender's address
-    later is not credited for it, and `settled ethereum unclaimed --all` shows it for ever. A daemon
-    may be running.
+    That is for what was dealt with otherwise, such as sent back by hand. TRANSFER is as `settled
+    ethereum unclaimed` shows it. This is final: whoever proves its sender's address later is not
+    credited for it, and `settled ethereum unclaimed --all` shows it for ever. A daemon may be
+    running.
 
     \b
     Examples:
-      settled ethereum dismiss 1:0x5c50...e2f0:value --reason "sent back in 0x88df...2060"
+      settled ethereum dismiss 1:0x5c50...e2f0:value --reason "sent back by 0x88df...2060"
     """
     if not 0 < len(reason.strip()) <= _REASON_CHARS_MAX:
         raise click.UsageError(f"--reason takes 1 to {_REASON_CHARS_MAX} characters")
@@ -126,13 +127,15 @@ def _payment(transfer: str, note: dict[str, Any]) -> dict[str, Any]:
 
 
 @ethereum.command()
-@click.option("--all", "everything", is_flag=True, help="Show the latest 100,000, too.")
-@click.option("--settlement", metavar="ID", help="Show that of this settlement, however old.")
+@click.option("--all", "everything", is_flag=True, help="Show the latest 100,000.")
+@click.option("--settlement", metavar="ID", help="Show that of this settlement alone.")
 @db_option
 @json_option
 @debug_option
 def transactions(*, everything: bool, settlement: str | None, db: Path, as_json: bool) -> None:
-    """List transactions by nonce: the last of each account, or all.
+    """List transactions by nonce.
+
+    Of each account that is the last one, unless --all is given.
 
     A pending transaction is not final yet: the engine watches it, sends it again, and raises its
     fee. SETTLED is what it moved, and MAX FEE the most that it pays for a unit of gas. When its fee

@@ -44,7 +44,7 @@ def open_signer(options: EthereumOptions) -> Signer:
         return open_keystore(options.keystore, options.keystore_password or "")
     if options.key is not None:
         return LocalSigner(options.key)
-    raise ConfigError("no key: give key_file=PATH, or keystore=PATH with its password")
+    raise ConfigError("no key: give -o key_file=PATH, or -o keystore=PATH with its password")
 
 
 async def open_asset(rpc: Rpc, options: EthereumOptions) -> Asset:

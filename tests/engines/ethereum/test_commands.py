@@ -110,7 +110,7 @@ def test_an_unclaimed_payment_is_dismissed_for_good(db: Path) -> None:
     assert "the first reason stands" in again.stderr
     shown(db, "dismiss", "1:0x2:value", "--reason", "ours")
     assert "No payment is unclaimed" in shown(db, "unclaimed")
-    assert "2 were dismissed" in shown(db, "unclaimed")
+    assert "Dismissed: 2, which --all shows." in shown(db, "unclaimed")
 
 
 def dismissal(db: Path, transfer: str, reason: str) -> list[str]:

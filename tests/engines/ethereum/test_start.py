@@ -141,12 +141,12 @@ def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("without_the_extra")
 def test_what_is_to_be_installed_is_told() -> None:
-    with pytest.raises(ConfigError, match=r"pip install settled\[ethereum\]"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[ethereum\]'"):
         create_engine(EthereumOptions(**GOOD))
 
 
 def test_without_a_key_it_is_not_made() -> None:
-    with pytest.raises(ConfigError, match="no key: give key_file=PATH, or keystore=PATH"):
+    with pytest.raises(ConfigError, match="no key: give -o key_file=PATH, or -o keystore=PATH"):
         create_engine(EthereumOptions(**(GOOD | {"key": None})))
 
 
