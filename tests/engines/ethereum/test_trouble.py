@@ -9,7 +9,7 @@ import trio
 from engines.ethereum.fees import Fees
 from engines.ethereum.signing import UnsignedTransaction
 from settled import NotSettled
-from tests.engines.ethereum.anvil import CHAIN_ID, ETHER, GWEI, HARDHAT_TOOLS, RICH, Chain
+from tests.engines.ethereum.anvil import CHAIN_ID, ETHER, GWEI, RICH, Chain
 from tests.engines.ethereum.bench import Bench, eventually, settling
 
 
@@ -243,8 +243,6 @@ async def test_the_same_payment_with_a_fee_that_was_forgotten_is_settled(bench: 
 
 
 async def test_a_replacement_of_long_ago_is_found(bench: Bench) -> None:
-    if bench.chain.tools == HARDHAT_TOOLS:
-        pytest.skip("hardhat tells old counts wrongly when many blocks were made at once")
     await bench.add_peer()
     await bench.chain.automine(False)
     async with bench.engine() as sender, settling(sender) as task:
