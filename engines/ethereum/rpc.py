@@ -19,7 +19,7 @@ from settled import ConfigError, SettledError
 
 __all__ = ["Call", "NodeUnavailable", "Rpc", "RpcError", "RpcFailure", "View"]
 
-_BEHIND_BLOCKS_MAX: Final = 24
+BEHIND_BLOCKS_MAX: Final = 24
 _HEAD_LIFE_S: Final = 600.0  # after that, a head that no node reaches any more was none
 _PATIENCE_S: Final = 2.0  # for a node that rests
 _TELL_EVERY_S: Final = 60.0
@@ -216,5 +216,5 @@ class Rpc:
         now = trio.current_time()
         if head >= self._head or now - self._head_at > _HEAD_LIFE_S:
             self._head, self._head_at = head, now
-        elif self._head - head > _BEHIND_BLOCKS_MAX:
+        elif self._head - head > BEHIND_BLOCKS_MAX:
             raise node.failed(f"is {self._head - head} blocks behind", rest_s=_PATIENCE_S)

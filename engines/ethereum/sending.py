@@ -8,16 +8,17 @@ from decimal import Decimal
 from typing import Protocol
 
 from engines.ethereum.asset import Asset
+from engines.ethereum.doubts import Doubts
 from engines.ethereum.node import RpcFailure
 from engines.ethereum.payments import Payments
 from engines.ethereum.rpc import Rpc
+from engines.ethereum.telling import Seldom
 from engines.ethereum.transactions import Payment
 from engines.ethereum.units import to_units
+from engines.ethereum.uptodate import what_is_missing
 from engines.ethereum.wallet import Wallet
 from engines.ethereum.watching import Watcher
 from settled import NotSettled, Services
-
-_DOUBT = "doubt:"
 
 
 class Addresses(Protocol):
@@ -37,19 +38,21 @@ class Sender:
         *,
         rpc: Rpc,
         wallet: Wallet,
+        doubts: Doubts,
         asset: Asset,
         payments: Payments,
         watcher: Watcher,
         peers: Addresses,
     ) -> None:
-        self._services = services
         self._rpc = rpc
         self._wallet = wallet
+        self._doubts = doubts
         self._asset = asset
         self._payments = payments
         self._watcher = watcher
         self._peers = peers
         self._begun: set[str] = set()
+        self._seldom = Seldom(services.log)
 
     async def settle(self, account_id: str, amount: Decimal, settlement_id: str) -> Decimal:
         """Pay, wait until it is final, and return what moved; see ``settled.Engine``."""
@@ -98,25 +101,35 @@ class Sender:
     async def find_settlement(self, account_id: str, settlement_id: str) -> Decimal | None:
         """Say what became of a settlement that ended in doubt; see ``settled.Engine``.
 
-        One that was never written down was never sent, unless this database is older than what it
-        did: then nobody here can tell.
+        One that was never written down was never sent, unless this database is older than what our
+        key did: only a node that shows all of that can tell.
         """
         payment = await self._payments.find(settlement_id)
         if payment is not None:
             if payment.settled is not None:
                 self._watcher.tell(settlement_id)
             return payment.settled
-        if await self._services.state.get(_DOUBT + settlement_id) is not None:
-            return None
-        if self._wallet.doubted and settlement_id not in self._begun:
-            await self._services.state.set(_DOUBT + settlement_id, True)
-            self._services.log.error(
-                "settlement_unknown_since_restore",
+        if settlement_id in self._begun:
+            return Decimal(0)  # in this life, which knows that it did not come as far as a nonce
+        why = None if self._doubts.present else await self._what_is_missing()
+        if why is not None:
+            self._seldom.warning(
+                "settlement_not_told_yet",
+                settlement_id,
                 settlement=settlement_id,
                 account=account_id,
-                reason="our key has sent transactions that this database does not know: look on "
-                f"the ledger whether one paid this, then `settled settlements resolve "
-                f"{settlement_id}`",
+                reason=f"{why}: whether it was sent is told when a node shows all of the chain",
             )
             return None
-        return Decimal(0)
+        return None if await self._doubts.concerns(account_id, settlement_id) else Decimal(0)
+
+    async def _what_is_missing(self) -> str | None:
+        """Compare the chain with what is written down; return why that cannot be done now."""
+        try:
+            async with self._rpc.view() as view:
+                why = await what_is_missing(view)
+                if why is None:
+                    await self._wallet.compare(view)
+                return why
+        except (RpcFailure, ValueError) as error:
+            return str(error)

@@ -310,7 +310,7 @@ async def test_a_restored_database_goes_on_after_what_it_has_forgotten(bench: Be
 async def test_doubt_ends_when_all_that_was_open_has_been_asked_for(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engines.ethereum.wallet._DOUBT_S", 0.05)
+    monkeypatch.setattr("engines.ethereum.doubts._LASTS_S", 0.05)
     await bench.add_peer()
     async with bench.engine(confirmations=1):
         pass
