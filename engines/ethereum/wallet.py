@@ -213,7 +213,7 @@ class Wallet:
                 await self._doubts.begin(ours=nonce, chain=quote.count, next_nonce=quote.count)
                 nonce = quote.count
             signed = await self.sign(replace(payment, nonce=nonce), quote.fees)
-            await self._payments.add(signed)
+            await self._payments.add(signed, quote.count)
         self._services.log.info(
             "payment_signed",
             account=payment.account_id,

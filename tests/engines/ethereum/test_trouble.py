@@ -204,6 +204,47 @@ async def test_a_settled_payment_that_was_undone_holds_nobody_up(bench: Bench) -
     assert "nonces_missing" not in bench.log.events()
 
 
+async def test_a_payment_that_was_undone_is_not_forgotten_when_its_account_is_paid_again(
+    bench: Bench,
+) -> None:
+    bob = await bench.add_peer()
+    async with bench.engine(confirmations=1, bump_after_s=0.1) as sender:
+        assert await sender.settle("bob", Decimal(1), "s1") == 1
+        await bench.chain.rpc("anvil_reorg", 1, [])
+        async with settling(sender, "2", "s2") as task:
+            assert await task.wait() == 2
+        assert await bench.chain.balance(bob) == 3 * ETHER
+        assert await sender.settle("bob", Decimal(4), "s3") == 4
+    assert [payment.settlement_id for payment in await bench.kept()] == ["s3"]
+    assert bench.log.events().count("payment_undone") == 1
+    assert "nonces_missing" not in bench.log.events()
+
+
+async def test_a_payment_that_was_undone_is_sent_again_though_nothing_waits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.ethereum.watching._IDLE_S", 0.1)
+    bob = await bench.add_peer()
+    async with bench.engine(confirmations=1) as sender:
+        assert await sender.settle("bob", Decimal(1), "s1") == 1
+        await bench.chain.rpc("anvil_reorg", 1, [])
+        assert await bench.chain.balance(bob) == 0
+        await eventually(lambda: bench.chain.balance(bob), bool)
+        await bench.wait_said("payment_undone")
+
+
+async def test_what_was_undone_and_is_not_known_any_more_is_told(bench: Bench) -> None:
+    await bench.add_peer()
+    await bench.add_peer("carol")
+    async with bench.engine(confirmations=1) as sender:
+        assert await sender.settle("bob", Decimal(1), "s1") == 1
+        assert await sender.settle("bob", Decimal(1), "s2") == 1
+        await bench.chain.rpc("anvil_reorg", 2, [])  # of both, and s1 is forgotten
+        async with settling(sender, "2", "s3", "carol"):
+            await bench.wait_said("nonces_missing")
+    assert "no transaction of ours is known for nonce 0, and" in str(bench.log.lines)
+
+
 # --- replaced ---
 
 
