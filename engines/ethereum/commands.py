@@ -1,12 +1,12 @@
 """``settled ethereum``: what the engine has sent, and what it was paid by nobody it knows."""
 
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import click
 
+from engines.ethereum.transactions import from_state
 from engines.ethereum.units import gwei
 from settled import State
 from settled.commands import (
@@ -126,13 +126,10 @@ def _unclaimed(key: str, note: dict[str, Any]) -> dict[str, Any]:
 
 
 def _transaction(key: str, kept: dict[str, Any]) -> dict[str, Any]:
-    state = "pending"
-    if kept["settled"] is not None:
-        state = "settled" if Decimal(kept["settled"]) else "not sent"
     return {
         "settlement": key.partition(":")[2],
         "account": kept["account"],
-        "state": state,
+        "state": from_state(key, kept).state,
         "nonce": kept["nonce"],
         "payee": kept["payee"],
         "max_fee": gwei(int(kept["max_fee"])),

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from engines.ethereum.fees import Fees
-from engines.ethereum.signing import UnsignedTransaction
+from engines.ethereum.transactions import UnsignedTransaction
 from settled import NotSettled
 from tests.engines.ethereum.anvil import CHAIN_ID, ETHER, GWEI, RICH, Chain
 from tests.engines.ethereum.bench import Bench, eventually, settling
