@@ -351,7 +351,7 @@ async def test_a_restored_database_goes_on_after_what_it_has_forgotten(bench: Be
 async def test_doubt_ends_when_all_that_was_open_has_been_asked_for(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engines.ethereum.doubts._LASTS_S", 0.05)
+    monkeypatch.setattr("engines.ethereum.doubts._LASTS_S", 0.4)
     await bench.add_peer()
     async with bench.engine(confirmations=1):
         pass
@@ -360,7 +360,7 @@ async def test_doubt_ends_when_all_that_was_open_has_been_asked_for(
     await eventually(lambda: bench.chain.nonce(bench.address), bool)
     async with bench.engine(confirmations=1) as sender:
         assert await sender.find_settlement("bob", "before") is None
-        await trio.sleep(0.2)
+        await trio.sleep(0.5)
         assert await sender.find_settlement("bob", "before") is None
         assert await sender.find_settlement("bob", "after") == 0
 
