@@ -72,6 +72,12 @@ class Doubts:
             "paid; use the key nowhere else",
         )
 
+    async def note(self) -> None:
+        """Note that a transaction that this database does not know has used a nonce of ours."""
+        async with self._lock:
+            self._begin()
+            await self._services.state.set(_DOUBT, {"since": time.time()})
+
     async def concerns(self, account_id: str, settlement_id: str) -> bool:
         """Say whether a settlement that is not written down may have been sent all the same."""
         key = f"{_DOUBT}:{settlement_id}"

@@ -85,7 +85,7 @@ async def open_sender(
     wallet = Wallet(services, signer, asset, payments, doubts, chain_id=options.chain_id, cap=cap)
     async with rpc.view() as view:
         await wallet.start(view, rpc.genesis)
-    verdicts = Verdicts(signer.address, asset, options.confirmations, Seldom(services.log))
+    verdicts = Verdicts(signer.address, asset, options.confirmations, doubts, Seldom(services.log))
     watcher = Watcher(
         services, rpc=rpc, wallet=wallet, payments=payments, verdicts=verdicts, options=options
     )
@@ -96,6 +96,7 @@ async def open_sender(
         rpc=rpc,
         wallet=wallet,
         doubts=doubts,
+        verdicts=verdicts,
         asset=asset,
         payments=payments,
         watcher=watcher,

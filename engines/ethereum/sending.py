@@ -16,6 +16,7 @@ from engines.ethereum.telling import Seldom
 from engines.ethereum.transactions import Payment
 from engines.ethereum.units import to_units
 from engines.ethereum.uptodate import what_is_missing
+from engines.ethereum.verdicts import Verdicts
 from engines.ethereum.wallet import Wallet
 from engines.ethereum.watching import Watcher
 from settled import NotSettled, Services
@@ -39,6 +40,7 @@ class Sender:
         rpc: Rpc,
         wallet: Wallet,
         doubts: Doubts,
+        verdicts: Verdicts,
         asset: Asset,
         payments: Payments,
         watcher: Watcher,
@@ -47,11 +49,13 @@ class Sender:
         self._rpc = rpc
         self._wallet = wallet
         self._doubts = doubts
+        self._verdicts = verdicts
         self._asset = asset
         self._payments = payments
         self._watcher = watcher
         self._peers = peers
         self._begun: set[str] = set()
+        self._bounds: dict[str, int] = {}  # by settlement: our nonces, when it was first asked for
         self._seldom = Seldom(services.log)
 
     async def settle(self, account_id: str, amount: Decimal, settlement_id: str) -> Decimal:
@@ -111,25 +115,36 @@ class Sender:
             return payment.settled
         if settlement_id in self._begun:
             return Decimal(0)  # in this life, which knows that it did not come as far as a nonce
-        why = None if self._doubts.present else await self._what_is_missing()
+        why = None if self._doubts.present else await self._what_is_missing(settlement_id)
         if why is not None:
             self._seldom.warning(
                 "settlement_not_told_yet",
                 settlement_id,
                 settlement=settlement_id,
                 account=account_id,
-                reason=f"{why}: whether it was sent is told when a node shows all of the chain",
+                reason=f"whether it was sent cannot be told yet: {why}",
             )
             return None
+        self._bounds.pop(settlement_id, None)
         return None if await self._doubts.concerns(account_id, settlement_id) else Decimal(0)
 
-    async def _what_is_missing(self) -> str | None:
-        """Compare the chain with what is written down; return why that cannot be done now."""
+    async def _what_is_missing(self, settlement_id: str) -> str | None:
+        """Look on the chain for more than is written down; return why it cannot be told now.
+
+        Each nonce that we gave away before may have been used by what is forgotten, which then
+        counts for ours: it must be seen that it was not. What is given away later is after that.
+        """
         try:
             async with self._rpc.view() as view:
                 why = await what_is_missing(view)
-                if why is None:
-                    await self._wallet.compare(view)
-                return why
+                if why is not None:
+                    return why
+                bound = self._bounds.setdefault(settlement_id, await self._wallet.compare(view))
+                before = [p for p in self._payments.pending() if p.nonce < bound]
+                unproved = await self._verdicts.unproved(view, before)
         except (RpcFailure, ValueError) as error:
             return str(error)
+        if unproved and not self._doubts.present:
+            first = unproved[0]
+            return f"settlement {first.settlement_id} of nonce {first.nonce} is not seen mined"
+        return None

@@ -105,8 +105,12 @@ class Wallet:
             await refuse_syncing(view)
         await self.compare(view)
 
-    async def compare(self, view: View) -> None:
-        """Compare how many transactions of ours the chain knows with how many we do."""
+    async def compare(self, view: View) -> int:
+        """Compare how many transactions of ours the chain knows with how many we do.
+
+        Returns:
+            The nonce of our next transaction, when the chain was asked.
+        """
         found, waiting = await view.batch(
             [
                 ("eth_getTransactionCount", [self.address, hex(view.head)]),
@@ -123,6 +127,7 @@ class Wallet:
                 await self._payments.set_next_nonce(count)
             elif seen > ours:
                 await self._doubts.begin(ours=ours, chain=seen, next_nonce=max(ours, count))
+        return count if ours is None else ours
 
     async def _same_wallet(self, genesis: str | None) -> None:
         """Refuse a database of another key, chain or asset, whose payments are not here."""

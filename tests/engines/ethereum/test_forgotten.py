@@ -70,6 +70,61 @@ async def test_a_node_that_is_behind_does_not_have_a_forgotten_payment_made_agai
         assert await sender.find_settlement("bob", "s2") is None
 
 
+@pytest.mark.parametrize("amount", [1, 2])  # as much as the forgotten one, or not
+async def test_a_nonce_that_this_life_took_behind_time_does_not_hide_a_forgotten_payment(
+    bench: Bench, node: Front, amount: int
+) -> None:
+    bob = await bench.add_peer()
+    await bench.add_peer("carol")
+    bench.peers["carol"] = bob  # so that the same may be paid
+    async with bench.engine() as sender:
+        await sender.settle("bob", Decimal(1), "s1")
+        backup, then = bench.copy(), await bench.chain.head()
+        await sender.settle("bob", Decimal(1), "s2")
+    bench.store, node.head = backup, then
+    node.answers["eth_syncing"] = SYNCING
+    options: dict[str, Any] = {"confirmations": 3, "max_fee_gwei": Decimal("2.5")}
+    async with (
+        bench.engine(**options) as sender,
+        settling(sender, str(amount), "s3", "carol") as task,
+    ):
+        await eventually(bench.kept, lambda kept: kept[-1].nonce == 1)  # as s2's was
+        node.head = None
+        node.answers.clear()
+        assert await sender.find_settlement("bob", "s2") is None
+        task.scope.cancel()
+    # Nor does it in the next life.
+    async with bench.engine(**options) as sender:
+        assert await sender.find_settlement("bob", "s2") is None
+        assert "transactions_unknown" not in bench.log.events()
+        await bench.chain.mine(3)
+        outcome = await eventually(
+            lambda: sender.find_settlement("carol", "s3"), lambda found: found is not None
+        )
+        assert outcome == (1 if amount == 1 else 0)
+        assert await sender.find_settlement("bob", "s2") is None
+        assert "settlement_unknown_since_restore" in bench.log.events()
+        assert await state(bench, "doubt") is not None
+    assert await bench.chain.balance(bob) == 2 * ETHER
+
+
+async def test_what_is_on_its_way_is_waited_for_and_nothing_that_begins_later(
+    bench: Bench,
+) -> None:
+    for name in ("bob", "carol"):
+        await bench.add_peer(name)
+    await bench.chain.automine(False)
+    async with bench.engine(confirmations=5) as sender, settling(sender):
+        await bench.wait_pool()
+        assert await sender.find_settlement("dave", "s0") is None
+        assert "s1" in str(bench.log.lines[-1])
+        await bench.chain.mine(1)
+        async with settling(sender, "1", "s2", "carol"):
+            await bench.wait_pool()
+            assert await sender.find_settlement("dave", "s0") == 0
+            assert await sender.find_settlement("erin", "s9") is None
+
+
 async def test_what_was_not_sent_is_told_once_the_node_has_caught_up(
     bench: Bench, node: Front
 ) -> None:
