@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 import trio
 
+import engines.ethereum
 from engines.ethereum import create_engine
 from engines.ethereum.engine import connect_with
 from engines.ethereum.options import EthereumOptions
@@ -132,6 +133,7 @@ async def test_a_database_of_another_key_chain_or_asset_is_refused(chain: Chain)
 def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("engines.ethereum.")]:
         monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delattr(engines.ethereum, name.rpartition(".")[2])
     monkeypatch.setitem(sys.modules, "eth_account", None)
 
 
