@@ -1,7 +1,6 @@
 """``settled ethereum``: what the engine has sent, and what it was paid by nobody it knows."""
 
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ from engines.ethereum.dismissals import PREFIX as DISMISSED
 from engines.ethereum.dismissals import dismiss as dismiss_payment
 from engines.ethereum.history import KEPT
 from engines.ethereum.history import PREFIX as HISTORY
+from engines.ethereum.transactions import from_state
 from engines.ethereum.units import gwei
 from settled import SettledError, State
 from settled.commands import (
@@ -161,9 +161,11 @@ def transactions(*, everything: bool, settlement: str | None, db: Path, as_json:
 
 async def _transactions(state: State, everything: bool) -> _Rows:
     over = await state.items(HISTORY) if everything else []
-    rows = [_transaction(line["settlement"], line) for _, line in over]
-    last = await state.items("tx:")
-    return rows + [_transaction(key.partition(":")[2], kept) for key, kept in last]
+    rows = [_transaction(line["settlement"], line["state"], line) for _, line in over]
+    for key, kept in await state.items("tx:"):
+        payment = from_state(key, kept)
+        rows.append(_transaction(payment.settlement_id, payment.state, kept))
+    return rows
 
 
 @ethereum.command()
@@ -210,10 +212,7 @@ def _print(rows: list[dict[str, Any]], as_json: bool, *, nothing: str) -> None:
         click.echo(nothing)
 
 
-def _transaction(settlement: str, kept: dict[str, Any]) -> dict[str, Any]:
-    state = "pending"
-    if kept["settled"] is not None:
-        state = "settled" if Decimal(kept["settled"]) else "not sent"
+def _transaction(settlement: str, state: str, kept: dict[str, Any]) -> dict[str, Any]:
     return {
         "settlement": settlement,
         "account": kept["account"],

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from engines.ethereum.asset import Asset, Ether, Token
+from engines.ethereum.doubts import Doubts
 from engines.ethereum.entries import Entries
 from engines.ethereum.handshake import Handshake
 from engines.ethereum.node import RpcFailure
@@ -78,19 +79,22 @@ async def open_sender(
     payments = Payments(services)
     await payments.load()
     cap = gwei_to_wei(options.max_fee_gwei)
-    wallet = Wallet(services, signer, asset, payments, chain_id=options.chain_id, cap=cap)
+    doubts = Doubts(services, payments, signer.address)
+    wallet = Wallet(services, signer, asset, payments, doubts, chain_id=options.chain_id, cap=cap)
     async with rpc.view() as view:
         await wallet.start(view, rpc.genesis)
-    verdicts = Verdicts(signer.address, asset, options.confirmations, Seldom(services.log))
+    verdicts = Verdicts(signer.address, asset, options.confirmations, doubts, Seldom(services.log))
     watcher = Watcher(
         services, rpc=rpc, wallet=wallet, payments=payments, verdicts=verdicts, options=options
     )
     services.nursery.start_soon(watcher.run)
-    services.nursery.start_soon(wallet.clear_doubt)
+    services.nursery.start_soon(doubts.watch)
     return Sender(
         services,
         rpc=rpc,
         wallet=wallet,
+        doubts=doubts,
+        verdicts=verdicts,
         asset=asset,
         payments=payments,
         watcher=watcher,

@@ -1,15 +1,14 @@
 """What an operator may set."""
 
-import re
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from engines.ethereum.abi import is_address
 from settled import option
 
-_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
 CHAIN_ID_MAX: Final = 2**63 - 1
 
 
@@ -79,7 +78,7 @@ class EthereumOptions:
             raise ValueError("give one of key (as key_file=PATH) and keystore, not both")
         if self.keystore is not None and self.keystore_password is None:
             raise ValueError("a keystore needs keystore_password (as keystore_password_file=PATH)")
-        if self.token is not None and not _ADDRESS.fullmatch(self.token):
+        if self.token is not None and not is_address(self.token):
             raise ValueError("token must be an address, 0x and 40 hex digits")
         if not self.max_fee_gwei:
             raise ValueError("max_fee_gwei must be more than 0")

@@ -74,16 +74,19 @@ class Payments:
             for key, value in marks.items():
                 changes.set_state(key, value)
 
-    async def add(self, payment: Payment) -> None:
+    async def add(self, payment: Payment, count: int) -> None:
         """Write down a new payment and that its nonce is taken; it may be sent when this returns.
 
         Of settlements of the account that are over, a line is kept: a new one begins only when the
-        outcome of the last is in settled's own books.
+        outcome of the last is in settled's own books. But one that the chain has undone, of whose
+        transactions it has ``count``, may have to be sent again.
         """
         over = [
             other
             for other in self._all.values()
-            if other.account_id == payment.account_id and other.settled is not None
+            if other.account_id == payment.account_id
+            and other.settled is not None
+            and other.nonce < count
         ]
         async with self._services.transaction() as changes:
             changes.set_state(payment.key, payment.to_state())

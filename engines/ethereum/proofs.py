@@ -14,7 +14,8 @@ from typing import Annotated, Final
 import msgspec
 from eth_utils.crypto import keccak
 
-from engines.ethereum.signing import Signature, is_address, recover_address
+from engines.ethereum.abi import is_address
+from engines.ethereum.signing import Signature, recover_address
 from settled import MessageRefused
 
 _PREFIX: Final = b"ilp-ethl-create-account-message"

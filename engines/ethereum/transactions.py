@@ -11,11 +11,24 @@ from decimal import Decimal
 from typing import Any, Final, Literal
 
 from engines.ethereum.fees import Fees
-from engines.ethereum.signing import UnsignedTransaction
 
 PREFIX: Final = "tx:"
 
 State = Literal["pending", "settled", "not sent"]
+
+
+@dataclass(frozen=True, slots=True)
+class UnsignedTransaction:
+    """A transaction of type 2 (EIP-1559); amounts are in wei."""
+
+    chain_id: int
+    nonce: int
+    to: str
+    value: int
+    data: bytes
+    gas: int
+    max_fee: int
+    max_priority_fee: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

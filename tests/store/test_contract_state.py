@@ -51,6 +51,7 @@ async def test_the_state_of_an_account_outlives_its_closing(store: Store) -> Non
 
 async def test_keys_are_listed_by_prefix_to_the_letter_and_in_order(store: Store) -> None:
     keys = ["b", "a", "A", "ab", "a%", "a_", "a_b", "aé", "a\U0001f600", "a ", "z"]
+    keys += ["a\U0010ffff", "a" + "\U0010ffff" * 254, "\U0010ffff" * 255]
     await store.commit([SetState(None, key, key.encode()) for key in keys])
 
     async def listed(prefix: str) -> list[str]:
@@ -62,6 +63,7 @@ async def test_keys_are_listed_by_prefix_to_the_letter_and_in_order(store: Store
     assert await listed("a%") == ["a%"]
     assert await listed("A") == ["A"]
     assert await listed("aé") == ["aé"]
+    assert await listed("a\U0010ffff") == ["a\U0010ffff", "a" + "\U0010ffff" * 254]
     assert await listed("nothing") == []
 
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from sqlite3 import Connection
+from typing import Final
 
 from settled import limits
 from settled.errors import SettledError, StateChanged
 from settled.store.records import AddCredit, Change, RequireState, SetState
 from settled.store.sql.deliveries import add_credits
 from settled.store.sql.ledger import Tx
+
+_LAST: Final = "\U0010ffff" * limits.STATE_KEY_CHARS_MAX  # what no key of a prefix comes after
 
 
 def commit(tx: Tx, changes: Sequence[Change]) -> list[int | None]:
@@ -68,7 +71,7 @@ def list_state(conn: Connection, account_id: str | None, prefix: str) -> list[tu
     """See ``StateStore.list_state``."""
     rows = conn.execute(
         "SELECT key, value FROM engine_state "
-        "WHERE account_id = ? AND substr(key, 1, ?) = ? ORDER BY key",
-        (account_id or "", len(prefix), prefix),
+        "WHERE account_id = ? AND key BETWEEN ? AND ? ORDER BY key",
+        (account_id or "", prefix, prefix + _LAST),
     )
     return [(key, bytes(value)) for key, value in rows]

@@ -155,7 +155,7 @@ async def write_history(db: Path) -> None:
         await payments.load()
         for nonce in range(12):
             account_id = "alice" if nonce % 3 else "bob"
-            await payments.add(replace(payment(nonce, None), account_id=account_id))
+            await payments.add(replace(payment(nonce, None), account_id=account_id), nonce)
             settled = Decimal(nonce) / 10
             await payments.change([replace(payment(nonce, settled), account_id=account_id)])
 

@@ -138,7 +138,7 @@ async def test_it_is_dismissed_or_credited_never_both(
 
         await services.state.set("owner:" + stranger.address, {"account": "b", "closed": False})
         monkeypatch.setattr(receiver.store, "commit", late)
-        await running.side.peers._claim(f"unclaimed:{stranger.address}:")
+        await running.side.peers._claim(stranger.address)
         assert await running.credits() == []
         assert await running.unclaimed() == []
 

@@ -11,6 +11,7 @@ import pytest
 import trio
 from click.testing import CliRunner
 
+import engines.ethereum
 from engines.ethereum import create_engine
 from engines.ethereum.accounts import Account
 from engines.ethereum.engine import connect_with
@@ -136,6 +137,7 @@ async def test_a_database_of_another_key_chain_or_asset_is_refused(chain: Chain)
 def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("engines.ethereum.")]:
         monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delattr(engines.ethereum, name.rpartition(".")[2])
     monkeypatch.setitem(sys.modules, "eth_account", None)
 
 

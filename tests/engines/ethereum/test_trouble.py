@@ -7,9 +7,9 @@ import pytest
 import trio
 
 from engines.ethereum.fees import Fees
-from engines.ethereum.signing import UnsignedTransaction
+from engines.ethereum.transactions import UnsignedTransaction
 from settled import NotSettled
-from tests.engines.ethereum.anvil import CHAIN_ID, ETHER, GWEI, HARDHAT_TOOLS, RICH, Chain
+from tests.engines.ethereum.anvil import CHAIN_ID, ETHER, GWEI, RICH, Chain
 from tests.engines.ethereum.bench import Bench, eventually, found, settling
 
 
@@ -203,6 +203,47 @@ async def test_a_settled_payment_that_was_undone_holds_nobody_up(bench: Bench) -
     assert "nonces_missing" not in bench.log.events()
 
 
+async def test_a_payment_that_was_undone_is_not_forgotten_when_its_account_is_paid_again(
+    bench: Bench,
+) -> None:
+    bob = await bench.add_peer()
+    async with bench.engine(confirmations=1, bump_after_s=0.1) as sender:
+        assert await sender.settle("bob", Decimal(1), "s1") == 1
+        await bench.chain.rpc("anvil_reorg", 1, [])
+        async with settling(sender, "2", "s2") as task:
+            assert await task.wait() == 2
+        assert await bench.chain.balance(bob) == 3 * ETHER
+        assert await sender.settle("bob", Decimal(4), "s3") == 4
+    assert [payment.settlement_id for payment in await bench.kept()] == ["s3"]
+    assert bench.log.events().count("payment_undone") == 1
+    assert "nonces_missing" not in bench.log.events()
+
+
+async def test_a_payment_that_was_undone_is_sent_again_though_nothing_waits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.ethereum.watching._IDLE_S", 0.1)
+    bob = await bench.add_peer()
+    async with bench.engine(confirmations=1) as sender:
+        assert await sender.settle("bob", Decimal(1), "s1") == 1
+        await bench.chain.rpc("anvil_reorg", 1, [])
+        assert await bench.chain.balance(bob) == 0
+        await eventually(lambda: bench.chain.balance(bob), bool)
+        await bench.wait_said("payment_undone")
+
+
+async def test_what_was_undone_and_is_not_known_any_more_is_told(bench: Bench) -> None:
+    await bench.add_peer()
+    await bench.add_peer("carol")
+    async with bench.engine(confirmations=1) as sender:
+        assert await sender.settle("bob", Decimal(1), "s1") == 1
+        assert await sender.settle("bob", Decimal(1), "s2") == 1
+        await bench.chain.rpc("anvil_reorg", 2, [])  # of both, and s1 is forgotten
+        async with settling(sender, "2", "s3", "carol"):
+            await bench.wait_said("nonces_missing")
+    assert "no transaction of ours is known for nonce 0, and" in str(bench.log.lines)
+
+
 # --- replaced ---
 
 
@@ -242,8 +283,6 @@ async def test_the_same_payment_with_a_fee_that_was_forgotten_is_settled(bench: 
 
 
 async def test_a_replacement_of_long_ago_is_found(bench: Bench) -> None:
-    if bench.chain.tools == HARDHAT_TOOLS:
-        pytest.skip("hardhat tells old counts wrongly when many blocks were made at once")
     await bench.add_peer()
     await bench.chain.automine(False)
     async with bench.engine() as sender, settling(sender) as task:
@@ -311,7 +350,7 @@ async def test_a_restored_database_goes_on_after_what_it_has_forgotten(bench: Be
 async def test_doubt_ends_when_all_that_was_open_has_been_asked_for(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engines.ethereum.wallet._DOUBT_S", 0.05)
+    monkeypatch.setattr("engines.ethereum.doubts._LASTS_S", 0.4)
     await bench.add_peer()
     async with bench.engine(confirmations=1):
         pass
@@ -320,7 +359,7 @@ async def test_doubt_ends_when_all_that_was_open_has_been_asked_for(
     await eventually(lambda: bench.chain.nonce(bench.address), bool)
     async with bench.engine(confirmations=1) as sender:
         assert await sender.find_settlement("bob", "before") is None
-        await trio.sleep(0.2)
+        await trio.sleep(0.5)
         assert await sender.find_settlement("bob", "before") is None
         assert await sender.find_settlement("bob", "after") == 0
 
