@@ -220,6 +220,12 @@ async def test_recent_states_are_enough_for_what_happened_recently() -> None:
     assert await Judge().says(node, payment(head=10)) == [Decimal(0)]
 
 
+@pytest.mark.parametrize("used_in", range(1001, 1023))
+async def test_the_last_state_before_it_is_enough_wherever_it_was(used_in: int) -> None:
+    node = Node(1024, transactions=[transaction()], used_in=used_in, oldest_state=used_in - 1)
+    assert await Judge().says(node, payment(head=10)) == [Decimal(0)]
+
+
 async def test_a_node_without_the_states_decides_nothing() -> None:
     judge = Judge()
     for head in (1022, 1025, 1026):
