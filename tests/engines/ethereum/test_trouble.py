@@ -137,13 +137,14 @@ async def test_no_fee_is_raised_that_we_could_not_pay(bench: Bench) -> None:
     await bench.chain.automine(False)
     async with bench.engine(bump_after_s=0.05) as sender, settling(sender) as task:
         (payment,) = await bench.wait_kept()
-        await bench.wait_pool()
+        sent = await bench.wait_pool()
         await bench.chain.fund(bench.address, payment.cost)
         await stuck(bench)
         await bench.wait_said("payment_stuck")
         assert len((await bench.kept())[0].hashes) == 1
         await bench.chain.fund(bench.address, 100 * ETHER)
         await eventually(bench.kept, lambda kept: kept[0].fees.max_fee > 20 * GWEI)
+        await eventually(bench.chain.pool, lambda pool: pool != sent)
         await bench.chain.mine(5)
         assert await task.wait() == Decimal("1.5")
     assert await bench.chain.balance(bob) == 15 * ETHER // 10
