@@ -38,7 +38,7 @@ neighbours: $(DEV)  ## all tests of broken connectors, peers and engines, and 10
 
 ethereum: $(DEV)  ## the Ethereum engine on two makes of chain: stopped at every wait, daemons killed 70 times (SEED=n; needs npm)
 	ETHEREUM=all $(BIN)/python -m pytest -q -o faulthandler_timeout=900 tests/engines/ethereum
-	ETHEREUM_NODE=hardhat $(BIN)/python -m pytest -q tests/engines/ethereum -k "sending or trouble"
+	ETHEREUM_NODE=hardhat $(BIN)/python -m pytest -q tests/engines/ethereum -k "sending or trouble or receiving"
 
 damage: $(DEV)  ## damage database files in many more places than `make test` does
 	SETTLED_DAMAGE_SAMPLES=$${SAMPLES:-60} $(BIN)/python -m pytest -q tests/damage

@@ -25,7 +25,16 @@ from typing import Any, Final
 import trio
 
 from engines.loopback_ledger import InsufficientFunds, Ledger
-from settled import ConfigError, Connect, MessageFailed, NotSettled, Services, SettledError, option
+from settled import (
+    ConfigError,
+    Connect,
+    MessageFailed,
+    MessageRefused,
+    NotSettled,
+    Services,
+    SettledError,
+    option,
+)
 
 _BATCH: Final = 100
 
@@ -153,7 +162,7 @@ class LoopbackEngine:
     async def handle_message(self, account_id: str, message: Any) -> dict[str, Any]:
         """Tell the peer how to pay us: the same answer however often he asks."""
         if not isinstance(message, dict) or message.get("type") != "paymentDetails":
-            raise ValueError("only messages of the type paymentDetails are known here")
+            raise MessageRefused("only messages of the type paymentDetails are known here")
         return {"address": self._wallet, "tag": await self._tag(account_id)}
 
     async def _tag(self, account_id: str) -> int:

@@ -16,9 +16,12 @@ from settled.errors import (
     ConfigError,
     InvalidAmount,
     MessageFailed,
+    MessageRefused,
     NotSettled,
     SettledError,
     SettlementConflict,
+    SettlementPending,
+    StateChanged,
 )
 from settled.version import VERSION as __version__
 
@@ -30,12 +33,15 @@ __all__ = [
     "Engine",
     "InvalidAmount",
     "MessageFailed",
+    "MessageRefused",
     "NotSettled",
     "Quantity",
     "Services",
     "SettledError",
     "SettlementConflict",
+    "SettlementPending",
     "State",
+    "StateChanged",
     "Transaction",
     "__version__",
     "open_sqlite",

@@ -26,7 +26,7 @@ An error is best a ``SettledError``: it ends the command with its text as one li
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from settled.cli.common import (
     db_option,
@@ -36,14 +36,25 @@ from settled.cli.common import (
     print_table,
     with_store,
 )
+from settled.errors import StateChanged
 
 if TYPE_CHECKING:
-    from settled.engine.services import State
+    from settled.engine.services import State, Transaction
     from settled.store.protocol import Store
 
-__all__ = ["db_option", "debug_option", "json_option", "print_json", "print_table", "read_state"]
+__all__ = [
+    "change_state",
+    "db_option",
+    "debug_option",
+    "json_option",
+    "print_json",
+    "print_table",
+    "read_state",
+]
 
 T = TypeVar("T")
+
+_TRIES: Final = 5
 
 
 def read_state(db: Path, read: Callable[["State"], Awaitable[T]]) -> T:
@@ -56,5 +67,44 @@ def read_state(db: Path, read: Callable[["State"], Awaitable[T]]) -> T:
         from settled.engine.services import State
 
         return await read(State(store))
+
+    return with_store(db, run)
+
+
+def change_state(db: Path, change: Callable[["State", "Transaction"], Awaitable[T]]) -> T:
+    """Change the engine's state in a database; return what ``change`` returns.
+
+    What it notes in the transaction is done at once when it has returned. A daemon may be at work
+    on the database: let ``change`` require what it has read and builds on, and the engine what it
+    takes for granted (``Transaction.require_state``), so that one of the two comes first. When the
+    state has changed meanwhile, ``change`` is called anew.
+
+    Example::
+
+        async def forget(state: State, changes: Transaction) -> str:
+            reference = await state.get("unclaimed:7")
+            changes.require_state("unclaimed:7", reference)
+            changes.delete_state("unclaimed:7")
+            return reference
+
+        print(change_state(db, forget))
+
+    Raises:
+        StateChanged: when it changes again and again.
+    """
+
+    async def run(store: "Store") -> T:
+        from settled.engine.services import State, Transaction
+
+        for tries_left in reversed(range(_TRIES)):
+            transaction = Transaction()
+            result = await change(State(store), transaction)
+            try:
+                await store.commit(transaction.changes)
+                break
+            except StateChanged:
+                if not tries_left:
+                    raise
+        return result
 
     return with_store(db, run)

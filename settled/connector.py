@@ -71,7 +71,9 @@ class Connector:
                 f"the connector at {self.shown_url} was not reached: {_text(error)}"
             )
         except Exception as error:  # whatever its answer made our client stumble over
-            return Ambiguous(f"the connector gave no clear answer: {_text(error)}")
+            return Ambiguous(
+                f"no clear answer from the connector at {self.shown_url}: {_text(error)}"
+            )
         if 200 <= status < 300:
             return Delivered()
         if status in _ELSEWHERE or (400 <= status < 500 and status not in _UNCLEAR):
@@ -95,8 +97,8 @@ class Connector:
             )
         except Exception as error:
             raise MessageFailed(
-                f"account {account_id}: no answer from the connector at {self.shown_url} "
-                f"({_text(error)})"
+                f"account {account_id}: no answer from the connector at {self.shown_url}: "
+                f"{_text(error)}"
             ) from error
         if not 200 <= status < 300:
             raise MessageFailed(

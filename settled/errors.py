@@ -26,6 +26,23 @@ class NotSettled(SettledError):
     """
 
 
+class StateChanged(SettledError):
+    """The engine's state is not as a transaction requires it: nothing of it was done."""
+
+
+class SettlementPending(SettledError):
+    """Raised by an engine's ``find_settlement``: the payment is on its way, and all is well.
+
+    It says as much as ``None``, that the outcome cannot be told yet, but why that is as it should
+    be: the log has it as information, not as a warning. The text says what it waits for.
+
+    Example::
+
+        if receipt is None:
+            raise SettlementPending(f"transaction {payment.hash} is in no block yet")
+    """
+
+
 class InvalidAmount(SettledError, ValueError):
     """An amount or Quantity that is not exact, is out of range, or is not a number at all."""
 
@@ -104,7 +121,17 @@ class ConfigError(SettledError):
 
 
 class MessageRefused(SettledError):
-    """A peer's message that this engine cannot take: it handles none, or cannot decode this one."""
+    """A peer's message that this engine does not take: it handles none, or not this one.
+
+    An engine's ``handle_message`` raises it for what it expects of a peer that is somebody else:
+    nonsense, a lie, too much. The connector gets 400 with its text, and the log has one line; any
+    other exception is taken for a fault of the engine, and has its traceback there.
+
+    Example::
+
+        if message.get("type") != "whom to pay":
+            raise MessageRefused("only the message 'whom to pay' is known here")
+    """
 
 
 class HandlerFailed(SettledError):

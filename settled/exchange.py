@@ -190,6 +190,7 @@ class Exchange:
         self._kept = kept
         self._answer: Ordinary | None = None
         self._reusable = False
+        self._ended = False  # by the server
         self.status = 0
 
     async def send(self, request: bytes) -> None:
@@ -198,7 +199,7 @@ class Exchange:
             await self._stream.send_all(request)
         except trio.BrokenResourceError:  # it may have answered before it hung up
             self._kept = None
-        received = bytes(await self._stream.receive_some(_RECEIVE_BYTES))
+        received = await self._receive()
         self._answer = ordinary(received)
         if self._answer is not None:
             self.status = self._answer.status
@@ -207,6 +208,12 @@ class Exchange:
         self._http.send(_REQUEST)
         self._http.send(h11.EndOfMessage())
         self._http.receive_data(received)
+        try:
+            await self._read_status()
+        except h11.RemoteProtocolError as error:
+            raise BrokenOff(self._fault(error)) from error
+
+    async def _read_status(self) -> None:
         while not self.status:
             match await self._next_event():
                 case (
@@ -248,8 +255,22 @@ class Exchange:
 
     async def _next_event(self) -> object:
         while (event := self._http.next_event()) is h11.NEED_DATA:
-            self._http.receive_data(bytes(await self._stream.receive_some(_RECEIVE_BYTES)))
+            self._http.receive_data(await self._receive())
         return event
+
+    async def _receive(self) -> bytes:
+        received = bytes(await self._stream.receive_some(_RECEIVE_BYTES))
+        self._ended = not received
+        return received
+
+    def _fault(self, error: h11.RemoteProtocolError) -> str:
+        """Say what is wrong with an answer; h11 says so of its own states."""
+        if not self._ended:
+            return f"what it sent is no HTTP answer ({one_line(error)})"
+        begun, _ = self._http.trailing_data
+        return (
+            f"it closed the connection {'in the middle of its' if begun else 'without an'} answer"
+        )
 
     async def aclose(self) -> None:
         """Close the connection, also when cancelled, or keep it if all is well with it."""

@@ -80,6 +80,10 @@ EXPEDITE_EVERY_S: Final = 10
 RETRY_DELAY_MIN_S: Final = 0.1
 RETRY_DELAY_MAX_S: Final = 3600.0
 
+# How often the log says the same of the same account, and that it has changed.
+TELL_AGAIN_S: Final = 600
+TELL_CHANGE_S: Final = 10
+
 # Connectors forget a credit's key 24 h after its first use; we stop an hour earlier.
 AMBIGUOUS_AGE_MAX_MS: Final = 23 * 3600 * 1000
 

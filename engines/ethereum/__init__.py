@@ -1,8 +1,8 @@
 """Ether and ERC-20 tokens, on any chain that speaks Ethereum's JSON-RPC.
 
-Run it with::
+Run it, from a clone of the project, with::
 
-    pip install settled[ethereum]
+    pip install '.[ethereum]'
     settled run --engine ethereum -o rpc_url=http://127.0.0.1:8545 -o chain_id=31337 -o key_file=KEY
 """
 
@@ -17,7 +17,8 @@ def create_engine(options: EthereumOptions) -> Connect:
     except ImportError as error:
         if (error.name or "").startswith(("engines", "settled")):
             raise
-        raise ConfigError(f"{error.name} is missing: pip install settled[ethereum]") from error
-    if options.key is None and options.keystore is None:
-        raise ConfigError("no key: give key_file=PATH, or keystore=PATH with its password")
+        raise ConfigError(
+            f"{error.name} is missing: install settled with the extra ethereum, such as by "
+            f"pip install '.[ethereum]' in a clone of it"
+        ) from error
     return connect_with(options)

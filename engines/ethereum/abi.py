@@ -6,8 +6,9 @@ everywhere in this engine, so that two of them are the same when their texts are
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from engines.ethereum.units import UINT256_MAX
 
@@ -32,13 +33,18 @@ class Transfer:
     value: int
 
 
+def is_address(value: object) -> TypeGuard[str]:
+    """Say whether a value is an address as text, in whatever case."""
+    return isinstance(value, str) and _ADDRESS.fullmatch(value) is not None
+
+
 def address(value: object) -> str:
     """Return an address in its one form, lower case.
 
     Raises:
         ValueError: when it is none.
     """
-    if not isinstance(value, str) or not _ADDRESS.fullmatch(value):
+    if not is_address(value):
         raise ValueError(f"not an address: {str(value)[:60]!r}")
     return value.lower()
 
@@ -113,6 +119,14 @@ def says_true(returned: object) -> bool:
         return read_uint(returned) == 1
     except ValueError:
         return False
+
+
+def transfers_of(token: str, logs: Iterable[Any]) -> Iterator[tuple[int, Transfer]]:
+    """Yield what the Transfer logs of a token say, each with its place among all the logs."""
+    for place, log in enumerate(logs):
+        transfer = read_transfer(log)
+        if transfer is not None and address(log.get("address")) == token:
+            yield place, transfer
 
 
 def read_transfer(log: Any) -> Transfer | None:

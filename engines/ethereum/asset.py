@@ -163,13 +163,8 @@ class Token:
         logs = receipt.get("logs")
         if not isinstance(logs, list):  # what is not shown may have moved all the same
             raise ValueError("the node gave a receipt with no logs")  # noqa: TRY004
-        units = 0
-        for log in logs:
-            transfer = abi.read_transfer(log)
-            if (
-                transfer is not None
-                and abi.address(log.get("address")) == self.token
-                and (transfer.sender, transfer.recipient) == (sender, payment.payee)
-            ):
-                units += transfer.value
-        return units
+        return sum(
+            transfer.value
+            for _, transfer in abi.transfers_of(self.token, logs)
+            if (transfer.sender, transfer.recipient) == (sender, payment.payee)
+        )

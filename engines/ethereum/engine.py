@@ -4,9 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-import trio
-
 from engines.ethereum.asset import Asset, Ether, Token
+from engines.ethereum.doubts import Doubts
 from engines.ethereum.entries import Entries
 from engines.ethereum.handshake import Handshake
 from engines.ethereum.node import RpcFailure
@@ -25,7 +24,7 @@ from engines.ethereum.units import gwei_to_wei
 from engines.ethereum.verdicts import Verdicts
 from engines.ethereum.wallet import Wallet
 from engines.ethereum.watching import Watcher
-from settled import Connect, Services, SettledError
+from settled import ConfigError, Connect, Services, SettledError
 
 _DIGITS_OF_A_DOUBLE: Final = 15
 
@@ -36,17 +35,17 @@ def open_rpc(services: Services, options: EthereumOptions) -> Rpc:
     return Rpc(urls, chain_id=options.chain_id, timeout_s=options.rpc_timeout_s, log=services.log)
 
 
-async def open_signer(options: EthereumOptions) -> Signer:
-    """Return what keeps our key.
+def open_signer(options: EthereumOptions) -> Signer:
+    """Return what keeps our key; of a keystore that takes a second.
 
     Raises:
         ConfigError: when it cannot be had.
     """
     if options.keystore is not None:
-        return await trio.to_thread.run_sync(
-            open_keystore, options.keystore, options.keystore_password or ""
-        )
-    return LocalSigner(options.key or "")
+        return open_keystore(options.keystore, options.keystore_password or "")
+    if options.key is not None:
+        return LocalSigner(options.key)
+    raise ConfigError("no key: give -o key_file=PATH, or -o keystore=PATH with its password")
 
 
 async def open_asset(rpc: Rpc, options: EthereumOptions) -> Asset:
@@ -80,19 +79,22 @@ async def open_sender(
     payments = Payments(services)
     await payments.load()
     cap = gwei_to_wei(options.max_fee_gwei)
-    wallet = Wallet(services, signer, asset, payments, chain_id=options.chain_id, cap=cap)
+    doubts = Doubts(services, payments, signer.address)
+    wallet = Wallet(services, signer, asset, payments, doubts, chain_id=options.chain_id, cap=cap)
     async with rpc.view() as view:
         await wallet.start(view, rpc.genesis)
-    verdicts = Verdicts(signer.address, asset, options.confirmations, Seldom(services.log))
+    verdicts = Verdicts(signer.address, asset, options.confirmations, doubts, Seldom(services.log))
     watcher = Watcher(
         services, rpc=rpc, wallet=wallet, payments=payments, verdicts=verdicts, options=options
     )
     services.nursery.start_soon(watcher.run)
-    services.nursery.start_soon(wallet.clear_doubt)
+    services.nursery.start_soon(doubts.watch)
     return Sender(
         services,
         rpc=rpc,
         wallet=wallet,
+        doubts=doubts,
+        verdicts=verdicts,
         asset=asset,
         payments=payments,
         watcher=watcher,
@@ -174,21 +176,26 @@ class EthereumEngine:
 
 
 def connect_with(options: EthereumOptions, *, signer: Signer | None = None) -> Connect:
-    """Return the engine's ``connect``; ``signer`` keeps the key instead of the options."""
-    given = signer
+    """Return the engine's ``connect``; ``signer`` keeps the key instead of the options.
+
+    The key is tried here, not when the engine is connected: so `settled check` tries it, too.
+
+    Raises:
+        ConfigError: when there is no key, or it cannot be had.
+    """
+    keeper = open_signer(options) if signer is None else signer
 
     @asynccontextmanager
     async def connect(services: Services) -> AsyncIterator[EthereumEngine]:
-        signer = given or await open_signer(options)
         async with open_rpc(services, options) as rpc:
             try:
                 await rpc.check()
                 asset = await open_asset(rpc, options)
-                us = Identity(options.chain_id, asset.token, signer.address)
+                us = Identity(options.chain_id, asset.token, keeper.address)
                 peers = Peers(services, Crediting(options.max_credit))
-                handshake = Handshake(services, signer, peers, us)
+                handshake = Handshake(services, keeper, peers, us)
                 sender = await open_sender(
-                    services, options, rpc=rpc, signer=signer, asset=asset, peers=peers
+                    services, options, rpc=rpc, signer=keeper, asset=asset, peers=peers
                 )
                 await open_receiving(services, options, rpc=rpc, asset=asset, us=us, peers=peers)
             except (RpcFailure, ValueError) as error:

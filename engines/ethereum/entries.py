@@ -1,20 +1,22 @@
 """The payments of a range of blocks, entered once, whatever the chain does.
 
-Beside each credit a note, ``seen:<transfer id>``, is kept for as long as the trail reaches back.
-When blocks are looked through again, the notes tell what was entered before, though the accounts or
-``max_credit`` have changed since, and which payments the chain does not show any more.
+Beside each credit a note is kept for as long as the trail reaches back. When blocks are looked
+through again, the notes tell what was entered before, though the accounts or ``max_credit`` have
+changed since, and which payments the chain does not show any more.
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
+from engines.ethereum.dismissals import dismissed, require_open
+from engines.ethereum.notes import GONE, Note, Notes, key_of, note_of
 from engines.ethereum.peers import Peers
+from engines.ethereum.telling import Counted
 from engines.ethereum.trail import Trail
 from engines.ethereum.transfers import Crediting, Transfer
-from settled import Services, SettlementConflict, Transaction
+from settled import Services, SettlementConflict, StateChanged, Transaction
 
-_BATCH: Final = 200
-_GONE: Final = -1  # the block of a payment that the chain does not show any more
+_FORGET_MAX: Final = 1000  # notes at once, beside twice as many as there are new ones
 
 
 class Entries:
@@ -24,12 +26,12 @@ class Entries:
         self._services = services
         self._peers = peers
         self._crediting = crediting
-        self._seen: dict[str, dict[str, Any]] = {}
+        self._notes = Notes()
+        self._strangers = Counted(services.log, "ethereum_payment_unclaimed")
 
     async def load(self) -> None:
         """Read the notes of before."""
-        found = await self._services.state.items("seen:")
-        self._seen = {key.partition(":")[2]: note for key, note in found}
+        await self._notes.load(self._services.state)
 
     async def enter(self, transfers: list[Transfer], *, before: Trail, after: Trail) -> None:
         """Commit all that was paid in the blocks between two ends of the trail, and the new end.
@@ -40,52 +42,53 @@ class Entries:
         found = {transfer.id: transfer for transfer in transfers}
         async with self._peers.lock:
             new = [transfer for transfer in found.values() if self._is_new(transfer)]
-            last = max(0, len(new) - 1) // _BATCH * _BATCH
-            for first in range(0, last, _BATCH):
-                await self._write(new[first : first + _BATCH])
+            *parts, last = [*self._crediting.batches(new)] or [[]]
+            for part in parts:
+                await self._write(part)
             notes, kept = await self._changes(found, before, after)
 
             def end(changes: Transaction) -> None:
                 changes.set_state("trail", after.stored())
                 for known, note in notes.items():
                     if note is None:
-                        changes.delete_state(_note_key(known))
+                        changes.delete_state(key_of(known))
                     else:
-                        changes.set_state(_note_key(known), note)
+                        changes.set_state(key_of(known), note)
                 for key in kept:
                     changes.delete_state(key)
 
-            await self._write(new[last:], end)
+            await self._write(last, end)
             for known, note in notes.items():
-                if note is None:
-                    del self._seen[known]
-                else:
-                    self._seen[known] = note
+                self._notes.put(known, note)
+        self._strangers.tell()
 
     async def _changes(
         self, found: dict[str, Transfer], before: Trail, after: Trail
-    ) -> tuple[dict[str, dict[str, Any] | None], list[str]]:
+    ) -> tuple[dict[str, Note | None], list[str]]:
         """Return the notes to change or delete, and the keys of kept transfers to delete."""
-        notes: dict[str, dict[str, Any] | None] = {}
+        notes: dict[str, Note | None] = {}
         kept = []
-        for known, note in self._seen.items():
-            if known in found:
-                if note["block"] != found[known].block:
-                    notes[known] = note | {"block": found[known].block}
-            elif before.number < note["block"] <= after.number:
-                key = await self._peers.kept(note["sender"], known)
-                notes[known] = note | {"block": _GONE} if key is None else None
-                if key is None:
-                    await self._tell_gone(known, note)
-                else:
-                    kept.append(key)
-            elif note["block"] != _GONE and note["block"] <= after.reach:
-                notes[known] = None
+        for known in self._notes.up_to(after.reach, _FORGET_MAX + 2 * len(found)):
+            notes[known] = None
+        for known, transfer in found.items():
+            note = self._notes.get(known)
+            if note is not None and note["block"] != transfer.block:
+                notes[known] = note | {"block": transfer.block}
+        for known in [*self._notes.within(before.number + 1, after.number)]:
+            note = self._notes.get(known)
+            if note is None or known in found:
+                continue
+            key = await self._peers.kept(note["sender"], known)
+            notes[known] = note | {"block": GONE} if key is None else None
+            if key is None:
+                await self._tell_gone(known, note)
+            else:
+                kept.append(key)
         return notes, kept
 
     def _is_new(self, transfer: Transfer) -> bool:
         """Say whether a transfer was not seen before, wherever in the chain."""
-        note = self._seen.get(transfer.id)
+        note = self._notes.get(transfer.id)
         if note is not None and note["amount"] != f"{transfer.amount:f}":
             self._services.log.error(
                 "ethereum_payment_changed",
@@ -102,21 +105,23 @@ class Entries:
         self, transfers: list[Transfer], end: Callable[[Transaction], None] | None = None
     ) -> None:
         """Commit transfers and what else belongs to them: at once, or else one by one."""
-        owners = [await self._peers.owner(transfer.sender) for transfer in transfers]
+        senders = {transfer.sender for transfer in transfers}
+        owner_of = {sender: await self._peers.owner(sender) for sender in senders}
+        owners = [owner_of[transfer.sender] for transfer in transfers]
         try:
             async with self._services.transaction() as changes:
                 for transfer, owner in zip(transfers, owners, strict=True):
+                    require_open(changes, transfer.id)
                     if owner is None:
                         self._peers.keep(changes, transfer)
                     else:
                         self._crediting.credit(changes, owner, transfer)
-                    changes.set_state(_note_key(transfer.id), _note(transfer))
+                    changes.set_state(key_of(transfer.id), note_of(transfer))
                 if end is not None:
                     end(changes)
-        except SettlementConflict as error:
+        except (SettlementConflict, StateChanged) as error:
             if len(transfers) == 1:
-                self._crediting.tell_conflict(self._services, str(owners[0]), transfers[0], error)
-                await self._services.state.set(_note_key(transfers[0].id), _note(transfers[0]))
+                await self._pass_over(transfers[0], owners[0], error)
             else:
                 for transfer in transfers:
                     await self._write([transfer])
@@ -126,39 +131,35 @@ class Entries:
             for transfer, owner in zip(transfers, owners, strict=True):
                 self._tell(transfer, owner)
         for transfer in transfers:
-            self._seen[transfer.id] = _note(transfer)
+            self._notes.put(transfer.id, note_of(transfer))
+
+    async def _pass_over(self, transfer: Transfer, owner: str | None, error: Exception) -> None:
+        """Note a transfer as seen that was credited before as another, or that was dismissed."""
+        if isinstance(error, SettlementConflict):
+            self._crediting.tell_conflict(self._services, str(owner), transfer, error)
+        await self._services.state.set(key_of(transfer.id), note_of(transfer))
 
     def _tell(self, transfer: Transfer, owner: str | None) -> None:
         fields = {"amount": f"{transfer.amount:f}", "transfer": transfer.id}
         if owner is None:
-            self._services.log.warning(
-                "ethereum_payment_unclaimed",
+            self._strangers.add(
                 sender=transfer.sender,
                 **fields,
-                reason="no account's peer has proved this address: `settled ethereum unclaimed`",
+                reason="no account's peer has proved this address, the last of them: `settled "
+                "ethereum unclaimed`",
             )
         else:
             self._services.log.info("ethereum_payment", account=owner, **fields)
 
-    async def _tell_gone(self, transfer_id: str, note: dict[str, Any]) -> None:
+    async def _tell_gone(self, transfer_id: str, note: Note) -> None:
+        record = await dismissed(self._services.state, transfer_id)
+        was = "it was credited" if record is None else f"it was dismissed ({record['reason']})"
         self._services.log.error(
             "ethereum_payment_gone",
             transfer=transfer_id,
             account=await self._peers.owner(note["sender"]),
             sender=note["sender"],
             amount=note["amount"],
-            reason="it was credited, and the chain does not show it any more: unless it comes "
+            reason=f"{was}, and the chain does not show it any more: unless it comes "
             "again, which is not credited again, settle it with the peer",
         )
-
-
-def _note_key(transfer_id: str) -> str:
-    return f"seen:{transfer_id}"
-
-
-def _note(transfer: Transfer) -> dict[str, Any]:
-    return {
-        "block": transfer.block,
-        "sender": transfer.sender,
-        "amount": f"{transfer.amount:f}",
-    }

@@ -17,7 +17,6 @@ from engines.ethereum.peers import Peers
 from engines.ethereum.proofs import Bad, Binding, Identity, Message
 from engines.ethereum.rate import Rate
 from engines.ethereum.signing import Signature, Signer
-from engines.ethereum.telling import Seldom
 from settled import MessageFailed, Services
 
 _RECEIVED = b"RECEIVED"
@@ -34,7 +33,6 @@ class Handshake:
         self._signer = signer
         self._peers = peers
         self._identity = identity
-        self._seldom = Seldom(services.log)
         self._refused: dict[str, str] = {}  # by account, why its peer's last message was refused
         self._rate = Rate(_MESSAGES_A_MINUTE, within_s=60)
         self._lock = trio.Lock()  # a challenge is made once, and used once
@@ -79,9 +77,6 @@ class Handshake:
             reply = await self._reply(account_id, body)
         except Bad as error:
             self._refused[account_id] = str(error)
-            self._seldom.warning(
-                "ethereum_peer_refused", account_id, account=account_id, reason=str(error)
-            )
             raise
         self._refused.pop(account_id, None)
         return reply

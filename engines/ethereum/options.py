@@ -1,15 +1,14 @@
 """What an operator may set."""
 
-import re
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from engines.ethereum.abi import is_address
 from settled import option
 
-_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
 CHAIN_ID_MAX: Final = 2**63 - 1
 
 
@@ -17,14 +16,12 @@ CHAIN_ID_MAX: Final = 2**63 - 1
 class EthereumOptions:
     """One key on one chain, which pays and is paid in ether, or in one ERC-20 token."""
 
-    rpc_url: str = option(
-        help="URL of a node's JSON-RPC; one with a key in it belongs in the environment"
-    )
+    rpc_url: str = option(url=True, help="URL of a node's JSON-RPC")
     chain_id: int = option(
         minimum=1, maximum=CHAIN_ID_MAX, help="the chain's id; a node of another chain is refused"
     )
     rpc_url_2: str | None = option(
-        default=None, help="URL of a second node, for when the first fails"
+        default=None, url=True, help="URL of a second node, for when the first fails"
     )
     key: str | None = option(
         default=None, secret=True, help="private key that pays and is paid, 64 hex digits"
@@ -81,7 +78,7 @@ class EthereumOptions:
             raise ValueError("give one of key (as key_file=PATH) and keystore, not both")
         if self.keystore is not None and self.keystore_password is None:
             raise ValueError("a keystore needs keystore_password (as keystore_password_file=PATH)")
-        if self.token is not None and not _ADDRESS.fullmatch(self.token):
+        if self.token is not None and not is_address(self.token):
             raise ValueError("token must be an address, 0x and 40 hex digits")
         if not self.max_fee_gwei:
             raise ValueError("max_fee_gwei must be more than 0")

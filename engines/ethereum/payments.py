@@ -9,6 +9,7 @@ from decimal import Decimal
 
 import trio
 
+from engines.ethereum import history
 from engines.ethereum.transactions import PREFIX, Payment, from_state
 from settled import Services
 
@@ -73,21 +74,26 @@ class Payments:
             for key, value in marks.items():
                 changes.set_state(key, value)
 
-    async def add(self, payment: Payment) -> None:
+    async def add(self, payment: Payment, count: int) -> None:
         """Write down a new payment and that its nonce is taken; it may be sent when this returns.
 
-        Settlements of the account that are over are forgotten: a new one begins only when the
-        outcome of the last is in settled's own books.
+        Of settlements of the account that are over, a line is kept: a new one begins only when the
+        outcome of the last is in settled's own books. But one that the chain has undone, of whose
+        transactions it has ``count``, may have to be sent again.
         """
         over = [
             other
             for other in self._all.values()
-            if other.account_id == payment.account_id and other.settled is not None
+            if other.account_id == payment.account_id
+            and other.settled is not None
+            and other.nonce < count
         ]
         async with self._services.transaction() as changes:
             changes.set_state(payment.key, payment.to_state())
             changes.set_state(_NEXT_NONCE, payment.nonce + 1)
+            history.forget(changes, payment.nonce)
             for other in over:
+                history.remember(changes, other, newest_nonce=payment.nonce)
                 changes.delete_state(other.key)
         for other in over:
             self._all.pop(other.settlement_id, None)

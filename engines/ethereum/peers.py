@@ -12,15 +12,22 @@ from typing import Any, Final
 
 import trio
 
+from engines.ethereum.dismissals import require_open
 from engines.ethereum.telling import Seldom
 from engines.ethereum.transfers import Crediting, Transfer
-from settled import AccountNotFound, Services, SettledError, SettlementConflict, Transaction
+from settled import (
+    AccountNotFound,
+    MessageRefused,
+    Services,
+    SettlementConflict,
+    StateChanged,
+    Transaction,
+)
 
-_BATCH: Final = 200
 _FORMER_MAX: Final = 100
 
 
-class AddressTaken(SettledError):
+class AddressTaken(MessageRefused):
     """A peer has proved an address that another account owns; nothing was changed."""
 
 
@@ -145,23 +152,20 @@ class Peers:
 
     async def watch(self) -> None:
         """Credit the transfers that were kept, at start and whenever an address is learned."""
-        await self._claim("unclaimed:")
+        for key, _ in await self._services.state.items("owner:"):
+            await self._claim(key.partition(":")[2])
         async for address in self._learned:
-            await self._claim(f"unclaimed:{address}:")
+            await self._claim(address)
 
-    async def _claim(self, prefix: str) -> None:
-        kept = await self._services.state.items(prefix)
-        keys = [key for key, _ in sorted(kept, key=lambda item: int(item[1]["block"]))]
-        for first in range(0, len(keys), _BATCH):
+    async def _claim(self, address: str) -> None:
+        kept = await self._services.state.items(f"unclaimed:{address}:")
+        found = sorted((_unclaimed(key, note) for key, note in kept), key=lambda paid: paid.block)
+        for batch in self._crediting.batches(found):
             async with self.lock:
-                claims = [
-                    (owner, transfer)
-                    for key in keys[first : first + _BATCH]
-                    if (note := await self._services.state.get(key)) is not None
-                    and (transfer := _unclaimed(key, note))
-                    and (owner := await self.owner(transfer.sender)) is not None
-                ]
-                await self._credit(claims)
+                owner = await self.owner(address)
+                still = [paid for paid in batch if await self.kept(address, paid.id) is not None]
+                if owner is not None:
+                    await self._credit([(owner, transfer) for transfer in still])
 
     async def _credit(self, claims: list[tuple[str, Transfer]]) -> None:
         """Credit and forget: all of them at once, or else one by one."""
@@ -170,16 +174,18 @@ class Peers:
         try:
             async with self._services.transaction() as changes:
                 for account_id, transfer in claims:
+                    require_open(changes, transfer.id)
                     self._crediting.credit(changes, account_id, transfer)
                     changes.delete_state(_unclaimed_key(transfer.sender, transfer.id))
-        except SettlementConflict as error:
+        except (SettlementConflict, StateChanged) as error:
             if len(claims) > 1:
                 for claim in claims:
                     await self._credit([claim])
                 return
             account_id, transfer = claims[0]
             await self._services.state.delete(_unclaimed_key(transfer.sender, transfer.id))
-            self._crediting.tell_conflict(self._services, account_id, transfer, error)
+            if isinstance(error, SettlementConflict):
+                self._crediting.tell_conflict(self._services, account_id, transfer, error)
         else:
             for account_id, transfer in claims:
                 self._services.log.info(

@@ -14,7 +14,9 @@ from typing import Annotated, Final
 import msgspec
 from eth_utils.crypto import keccak
 
-from engines.ethereum.signing import Signature, is_address, recover_address
+from engines.ethereum.abi import is_address
+from engines.ethereum.signing import Signature, recover_address
+from settled import MessageRefused
 
 _PREFIX: Final = b"ilp-ethl-create-account-message"
 _CHALLENGE_BYTES: Final = 36
@@ -27,7 +29,7 @@ _Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _Number = Annotated[list[_Byte], msgspec.Meta(min_length=1, max_length=32)]
 
 
-class Bad(ValueError):
+class Bad(MessageRefused, ValueError):
     """A message that is not as it must be. The text says why, in one line."""
 
 

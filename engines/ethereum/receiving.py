@@ -16,6 +16,7 @@ from engines.ethereum.scanning import Inconsistent, Range, Scanner
 from engines.ethereum.telling import Seldom
 from engines.ethereum.trail import Trail
 from engines.ethereum.transfers import Transfer
+from engines.ethereum.uptodate import refuse_syncing
 from settled import Services
 
 _READ_WELL: Final = 16  # ranges in a row, before more is asked for again
@@ -73,6 +74,7 @@ class Receiving:
         if stored is None:
             if start_block is None:
                 async with self._rpc.view() as view:
+                    await refuse_syncing(view)
                     start_block = view.head + 1
             stored = Trail.begin(start_block - 1).stored()
             await state.set("trail", stored)

@@ -7,6 +7,7 @@ transaction in it is the proof.
 from typing import Any, Final
 
 from engines.ethereum import abi
+from engines.ethereum.node import RpcError
 from engines.ethereum.rpc import View
 from engines.ethereum.transactions import Payment
 
@@ -50,16 +51,25 @@ class Replaced:
         self._blocks.pop(payment.settlement_id, None)
 
     async def _search(self, view: View, payment: Payment) -> int | None:
-        """Return the first block in which the nonce is used: back in leaps, then by halves."""
+        """Return the first block in which the nonce is used: back in leaps, then by halves.
+
+        A leap to where the node has no states any more is made half as far, and so are all others.
+        """
         floor = max(0, min(payment.head, view.head) - _MARGIN_BLOCKS)
-        used, leap = view.head, 1
+        used, leap, growth = view.head, 1, 2
         while True:
             unused = max(floor, used - leap)
             if unused >= used:
                 return None  # it was used before we signed: this is not the chain that we saw
-            if not await self._is_used(view, payment.nonce, unused):
-                break
-            used, leap = unused, 2 * leap
+            try:
+                if not await self._is_used(view, payment.nonce, unused):
+                    break
+            except RpcError:
+                if used - unused == 1:
+                    raise
+                leap, growth = (used - unused) // 2, 1
+                continue
+            used, leap = unused, growth * leap
         while used - unused > 1:
             middle = (unused + used) // 2
             if await self._is_used(view, payment.nonce, middle):

@@ -19,7 +19,7 @@ from settled import ConfigError, SettledError
 
 __all__ = ["Call", "NodeUnavailable", "Rpc", "RpcError", "RpcFailure", "View"]
 
-_BEHIND_BLOCKS_MAX: Final = 24
+BEHIND_BLOCKS_MAX: Final = 24
 _HEAD_LIFE_S: Final = 600.0  # after that, a head that no node reaches any more was none
 _PATIENCE_S: Final = 2.0  # for a node that rests
 _TELL_EVERY_S: Final = 60.0
@@ -158,8 +158,8 @@ class Rpc:
                 continue
             try:
                 await self._check(node)
-                head = abi.number(await node.call("eth_blockNumber"))
-                self._keep_up(node, head)
+                view = View(node, abi.number(await node.call("eth_blockNumber")))
+                await self._keep_up(node, view)
             except (RpcFailure, WrongChain, ValueError) as error:
                 self._tell(node, error)
                 reasons.append(str(error))
@@ -169,7 +169,7 @@ class Rpc:
                 for wrong_chain in (False, True):
                     self._seldom.over("ethereum_node_failed", self._subject(node, wrong_chain))
                 self._log.info("ethereum_node_works", node=node.shown_url)
-            return View(node, head)
+            return view
         raise NodeUnavailable("; ".join(reasons))
 
     def _tell(self, node: Node, error: Exception) -> None:
@@ -211,10 +211,23 @@ class Rpc:
         self.genesis = self.genesis or first
         node.checked = True
 
-    def _keep_up(self, node: Node, head: int) -> None:
-        """Raise ``NodeUnavailable`` for a node that is far behind what a node has shown lately."""
+    async def _keep_up(self, node: Node, view: View) -> None:
+        """Raise ``NodeUnavailable`` for a node that is far behind what a node has shown lately.
+
+        What makes the others be behind must be more than a number: the node shows a block about
+        there. (Not the very last: behind one URL may be several nodes, some blocks apart.)
+        """
+        head = view.head
+        if (
+            head > self._head + BEHIND_BLOCKS_MAX
+            and await view.block(head - BEHIND_BLOCKS_MAX) is None
+        ):
+            raise node.failed(
+                f"says that its newest is block {head}, and does not show those before it",
+                rest_s=_PATIENCE_S,
+            )
         now = trio.current_time()
         if head >= self._head or now - self._head_at > _HEAD_LIFE_S:
             self._head, self._head_at = head, now
-        elif self._head - head > _BEHIND_BLOCKS_MAX:
+        elif self._head - head > BEHIND_BLOCKS_MAX:
             raise node.failed(f"is {self._head - head} blocks behind", rest_s=_PATIENCE_S)

@@ -151,25 +151,16 @@ class TokenScanner:
         A log's own index is counted through its block, and changes when the transaction is mined in
         another one; its place in the receipt does not.
         """
-        found = []
-        for place, log in enumerate(_items(receipt, "logs")):
-            said = abi.read_transfer(log)
-            if (
-                said is not None
-                and abi.address(log.get("address")) == self._token
-                and said.recipient == self._address
-                and said.sender != self._address
-                and said.value > 0
-            ):
-                found.append(
-                    Transfer(
-                        f"{self._chain_id}:{known}:{place}",
-                        said.sender,
-                        to_amount(said.value, self._decimals),
-                        abi.number(receipt.get("blockNumber")),
-                    )
-                )
-        return found
+        return [
+            Transfer(
+                f"{self._chain_id}:{known}:{place}",
+                said.sender,
+                to_amount(said.value, self._decimals),
+                abi.number(receipt.get("blockNumber")),
+            )
+            for place, said in abi.transfers_of(self._token, _items(receipt, "logs"))
+            if said.recipient == self._address and said.sender != self._address and said.value > 0
+        ]
 
 
 async def _receipts(view: View, places: dict[str, str]) -> dict[str, dict[str, Any]]:

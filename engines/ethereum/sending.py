@@ -8,16 +8,18 @@ from decimal import Decimal
 from typing import Protocol
 
 from engines.ethereum.asset import Asset
+from engines.ethereum.doubts import Doubts
 from engines.ethereum.node import RpcFailure
 from engines.ethereum.payments import Payments
 from engines.ethereum.rpc import Rpc
+from engines.ethereum.telling import Seldom
 from engines.ethereum.transactions import Payment
 from engines.ethereum.units import to_units
+from engines.ethereum.uptodate import what_is_missing
+from engines.ethereum.verdicts import Verdicts
 from engines.ethereum.wallet import Wallet
 from engines.ethereum.watching import Watcher
-from settled import NotSettled, Services
-
-_DOUBT = "doubt:"
+from settled import NotSettled, Services, SettlementPending
 
 
 class Addresses(Protocol):
@@ -37,19 +39,24 @@ class Sender:
         *,
         rpc: Rpc,
         wallet: Wallet,
+        doubts: Doubts,
+        verdicts: Verdicts,
         asset: Asset,
         payments: Payments,
         watcher: Watcher,
         peers: Addresses,
     ) -> None:
-        self._services = services
         self._rpc = rpc
         self._wallet = wallet
+        self._doubts = doubts
+        self._verdicts = verdicts
         self._asset = asset
         self._payments = payments
         self._watcher = watcher
         self._peers = peers
         self._begun: set[str] = set()
+        self._bounds: dict[str, int] = {}  # by settlement: our nonces, when it was first asked for
+        self._seldom = Seldom(services.log)
 
     async def settle(self, account_id: str, amount: Decimal, settlement_id: str) -> Decimal:
         """Pay, wait until it is final, and return what moved; see ``settled.Engine``."""
@@ -98,25 +105,54 @@ class Sender:
     async def find_settlement(self, account_id: str, settlement_id: str) -> Decimal | None:
         """Say what became of a settlement that ended in doubt; see ``settled.Engine``.
 
-        One that was never written down was never sent, unless this database is older than what it
-        did: then nobody here can tell.
+        One that was never written down was never sent, unless this database is older than what our
+        key did: only a node that shows all of that can tell.
+
+        Raises:
+            SettlementPending: while its transaction is watched.
         """
         payment = await self._payments.find(settlement_id)
         if payment is not None:
             if payment.settled is not None:
                 self._watcher.tell(settlement_id)
+            elif not self._watcher.is_lost(settlement_id):
+                raise SettlementPending(
+                    f"transaction {payment.hashes[-1]} of nonce {payment.nonce} is not final yet; "
+                    f"nothing is to be done, unless the log says payment_stuck"
+                )
             return payment.settled
-        if await self._services.state.get(_DOUBT + settlement_id) is not None:
-            return None
-        if self._wallet.doubted and settlement_id not in self._begun:
-            await self._services.state.set(_DOUBT + settlement_id, True)
-            self._services.log.error(
-                "settlement_unknown_since_restore",
+        if settlement_id in self._begun:
+            return Decimal(0)  # in this life, which knows that it did not come as far as a nonce
+        why = None if self._doubts.present else await self._what_is_missing(settlement_id)
+        if why is not None:
+            self._seldom.warning(
+                "settlement_not_told_yet",
+                settlement_id,
                 settlement=settlement_id,
                 account=account_id,
-                reason="our key has sent transactions that this database does not know: look on "
-                f"the ledger whether one paid this, then `settled settlements resolve "
-                f"{settlement_id}`",
+                reason=f"whether it was sent cannot be told yet: {why}",
             )
             return None
-        return Decimal(0)
+        self._bounds.pop(settlement_id, None)
+        return None if await self._doubts.concerns(account_id, settlement_id) else Decimal(0)
+
+    async def _what_is_missing(self, settlement_id: str) -> str | None:
+        """Look on the chain for more than is written down; return why it cannot be told now.
+
+        Each nonce that we gave away before may have been used by what is forgotten, which then
+        counts for ours: it must be seen that it was not. What is given away later is after that.
+        """
+        try:
+            async with self._rpc.view() as view:
+                why = await what_is_missing(view)
+                if why is not None:
+                    return why
+                bound = self._bounds.setdefault(settlement_id, await self._wallet.compare(view))
+                before = [p for p in self._payments.pending() if p.nonce < bound]
+                unproved = await self._verdicts.unproved(view, before)
+        except (RpcFailure, ValueError) as error:
+            return str(error)
+        if unproved and not self._doubts.present:
+            first = unproved[0]
+            return f"settlement {first.settlement_id} of nonce {first.nonce} is not seen mined"
+        return None

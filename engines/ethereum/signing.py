@@ -17,26 +17,12 @@ from eth_utils.crypto import keccak
 from eth_utils.exceptions import ValidationError
 
 from engines.ethereum.accounts import Account
+from engines.ethereum.transactions import UnsignedTransaction
 from settled import ConfigError
 
 _KEY: Final = re.compile(r"(?:0x)?([0-9a-f]{64})", re.ASCII | re.IGNORECASE)
-_ADDRESS: Final = re.compile(r"0x[0-9a-f]{40}", re.ASCII | re.IGNORECASE)
 _ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _KEYSTORE_BYTES_MAX: Final = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class UnsignedTransaction:
-    """A transaction of type 2 (EIP-1559); amounts are in wei."""
-
-    chain_id: int
-    nonce: int
-    to: str
-    value: int
-    data: bytes
-    gas: int
-    max_fee: int
-    max_priority_fee: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +131,6 @@ def open_keystore(path: Path, password: str) -> LocalSigner:
             f"({type(error).__name__})"
         ) from None
     return LocalSigner(key.hex())
-
-
-def is_address(value: object) -> bool:
-    """Say whether a value is an address as text, in whatever case."""
-    return isinstance(value, str) and _ADDRESS.fullmatch(value) is not None
 
 
 def recover_address(digest: bytes, signature: Signature) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 import trio
 
 _EVERY_S: Final = 600.0
+_COUNT_EVERY_S: Final = 60.0
 _KEYS_MAX: Final = 10_000
 
 
@@ -44,3 +45,32 @@ class Seldom:
             self._said.clear()
         self._said[key] = now_s
         return True
+
+
+class Counted:
+    """A log for what may come in floods: how many there were since it was said last, and the last.
+
+    Example::
+
+        strangers.add(sender=transfer.sender)  # for each
+        strangers.tell()  # now and then
+    """
+
+    def __init__(self, log: Any, event: str) -> None:
+        self._log = log
+        self._event = event
+        self._count = 0
+        self._last: dict[str, Any] = {}
+        self._said_at = -math.inf
+
+    def add(self, **fields: Any) -> None:
+        """Count one more."""
+        self._count += 1
+        self._last = fields
+
+    def tell(self) -> None:
+        """Log what was counted, unless that was done in the last minute."""
+        now_s = trio.current_time()
+        if self._count and now_s >= self._said_at + _COUNT_EVERY_S:
+            self._log.warning(self._event, count=self._count, **self._last)
+            self._count, self._said_at = 0, now_s

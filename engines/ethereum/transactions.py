@@ -11,11 +11,24 @@ from decimal import Decimal
 from typing import Any, Final, Literal
 
 from engines.ethereum.fees import Fees
-from engines.ethereum.signing import UnsignedTransaction
 
 PREFIX: Final = "tx:"
 
 State = Literal["pending", "settled", "not sent"]
+
+
+@dataclass(frozen=True, slots=True)
+class UnsignedTransaction:
+    """A transaction of type 2 (EIP-1559); amounts are in wei."""
+
+    chain_id: int
+    nonce: int
+    to: str
+    value: int
+    data: bytes
+    gas: int
+    max_fee: int
+    max_priority_fee: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +48,7 @@ class Payment:
         head: the chain's newest block when the first was signed.
         nonce: the place among our transactions that it holds for ever, once it has one.
         raw: the latest version, signed.
-        hashes: of all versions, the latest last; any of them may be mined.
+        hashes: of all versions, the latest last, and when it is over the one that was mined.
         begun_s: when that was, Unix time.
         settled: what it settled, 0 if it moved nothing and never will, ``None`` while it is open.
         reason: why it moved nothing.
@@ -92,6 +105,11 @@ class Payment:
         """Return it with one more version, signed at these fees."""
         hashes = (*self.hashes, transaction_hash)
         return replace(self, raw=raw, hashes=hashes, fees=fees)
+
+    def mined(self, transaction_hash: str) -> "Payment":
+        """Return it with the version last that is in a block: that is what it is known by."""
+        others = (version for version in self.hashes if version != transaction_hash)
+        return replace(self, hashes=(*others, transaction_hash))
 
     def to_state(self) -> dict[str, Any]:
         """Return it as JSON can hold it, where whole numbers end at 64 bits."""

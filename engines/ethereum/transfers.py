@@ -1,6 +1,6 @@
 """A payment on the chain to us, and what it becomes in settled's books."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Final
@@ -9,6 +9,7 @@ from settled import Services, SettlementConflict, Transaction
 
 _DIGITS: Final = 2048  # more than any amount has: nothing is rounded
 _PARTS_MAX: Final = 10_000  # of one transfer; a limit that is lower still gives way
+_BATCH: Final = 200  # transfers to commit at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,23 @@ class Crediting:
         for settlement_id, amount in self._parts(transfer):
             changes.credit_settlement(account_id, amount, settlement_id)
 
+    def batches(self, transfers: Iterable[Transfer]) -> Iterator[list[Transfer]]:
+        """Divide transfers into what is committed together: not too much at once.
+
+        The parts of one transfer stay together.
+        """
+        batch: list[Transfer] = []
+        parts = 0
+        for transfer in transfers:
+            more = self._count(transfer.amount)
+            if batch and (len(batch) == _BATCH or parts + more > _PARTS_MAX):
+                yield batch
+                batch, parts = [], 0
+            batch.append(transfer)
+            parts += more
+        if batch:
+            yield batch
+
     @staticmethod
     def tell_conflict(
         services: Services, account_id: str, transfer: Transfer, error: SettlementConflict
@@ -56,6 +74,13 @@ class Crediting:
             transfer=transfer.id,
             reason=f"{error}; it is not credited again",
         )
+
+    def _count(self, amount: Decimal) -> int:
+        """Return in how many parts an amount is credited, or more."""
+        if self._max is None or amount <= self._max:
+            return 1
+        with localcontext(prec=_DIGITS):
+            return int(min(_times(amount, self._max), Decimal(_PARTS_MAX)))
 
     def _parts(self, transfer: Transfer) -> Iterator[tuple[str, Decimal]]:
         """Yield ids and amounts; both follow from the amount and the first part's alone."""

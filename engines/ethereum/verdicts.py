@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from engines.ethereum import abi
 from engines.ethereum.asset import Asset
+from engines.ethereum.doubts import Doubts
 from engines.ethereum.node import RpcError
 from engines.ethereum.payments import fail, settle
 from engines.ethereum.replaced import Replaced, pays_the_same
@@ -29,13 +30,17 @@ class Verdicts:
         address: that pays.
         asset: what is paid.
         confirmations: how many blocks it takes, the payment's own included.
+        doubts: told of transactions of ours that we do not know.
         seldom: told of what cannot be shown.
     """
 
-    def __init__(self, address: str, asset: Asset, confirmations: int, seldom: Seldom) -> None:
+    def __init__(
+        self, address: str, asset: Asset, confirmations: int, doubts: Doubts, seldom: Seldom
+    ) -> None:
         self._address = address
         self._asset = asset
         self._confirmations = confirmations
+        self._doubts = doubts
         self._seldom = seldom
         self._replacements = Replaced(address)
         self._lost_at: dict[str, int] = {}  # head at which it was first not to be found
@@ -67,6 +72,15 @@ class Verdicts:
             self._replacements.forget(payment)
             self._lost_at.pop(payment.settlement_id, None)
         return found
+
+    def is_lost(self, settlement_id: str) -> bool:
+        """Say whether what used a payment's nonce was not to be found, when last looked for."""
+        return settlement_id in self._lost_at
+
+    async def unproved(self, view: View, payments: Sequence[Payment]) -> list[Payment]:
+        """Return those of ``payments`` that are in no block, or of whose nonces others are."""
+        receipts = await self._receipts(view, payments)
+        return [payment for payment in payments if payment.settlement_id not in receipts]
 
     def _is_due(self, view: View, payment: Payment) -> bool:
         """Say whether it is worth a look; a head that a node made up must not put that off."""
@@ -116,6 +130,7 @@ class Verdicts:
 
     def _outcome(self, payment: Payment, receipt: dict[str, Any]) -> Payment:
         mined_as = abi.hash32(receipt["transactionHash"])
+        payment = payment.mined(mined_as)
         if abi.number(receipt.get("status")) != _SUCCEEDED:
             return fail(payment, f"transaction {mined_as} was mined and failed: it moved nothing")
         units = self._asset.moved(receipt, payment, self._address)
@@ -144,6 +159,7 @@ class Verdicts:
         mined_as = abi.hash32(transaction.get("hash"))
         if mined_as in payment.hashes or not self._is_final(view, payment, block):
             return None
+        await self._doubts.note()
         if same:
             # Signed by us with another fee, and forgotten: a backup was restored since.
             known = replace(payment, hashes=(*payment.hashes, mined_as))

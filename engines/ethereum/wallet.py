@@ -4,7 +4,6 @@ A nonce is taken under a lock that is held while nothing is asked of a node, and
 together with what it is for: there are no gaps, and no nonce has two purposes.
 """
 
-import time
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ import trio
 
 from engines.ethereum import abi
 from engines.ethereum.asset import Asset, Order
+from engines.ethereum.doubts import Doubts
 from engines.ethereum.fees import Fees, offer
 from engines.ethereum.node import RpcError
 from engines.ethereum.payments import Payments
@@ -19,6 +19,7 @@ from engines.ethereum.rpc import View
 from engines.ethereum.signing import Signer
 from engines.ethereum.transactions import Payment
 from engines.ethereum.units import ETHER_DECIMALS, gwei, to_text
+from engines.ethereum.uptodate import refuse_syncing
 from settled import ConfigError, NotSettled, Services
 
 _TRANSFER_GAS: Final = 21_000
@@ -26,9 +27,6 @@ _TRANSFER_GAS: Final = 21_000
 # and one that no block takes would hold up all that have later nonces.
 _GAS_MAX: Final = 1_000_000
 _USUAL_TIP: Final = 10**9
-# Unknown settlements are asked for once an hour at least; with this, each was asked for twice.
-_DOUBT_S: Final = 2 * 3600.0
-_DOUBT: Final = "doubt"
 _BELONGS: Final = {  # what a database is of, as an operator would say it
     "address": "address",
     "chain_id": "chain",
@@ -68,11 +66,9 @@ class Wallet:
         signer: keeps the key.
         asset: what is paid.
         payments: where every transaction is written down.
+        doubts: told of transactions of ours that are not.
         chain_id: of the chain.
         cap: the most to offer per unit of gas, wei.
-
-    Attributes:
-        doubted: whether our transactions may have been sent that this database does not know.
     """
 
     def __init__(
@@ -81,17 +77,18 @@ class Wallet:
         signer: Signer,
         asset: Asset,
         payments: Payments,
+        doubts: Doubts,
         *,
         chain_id: int,
         cap: int,
     ) -> None:
         self.address = signer.address
-        self.doubted = False
         self.cap = cap
         self._services = services
         self._signer = signer
         self._asset = asset
         self._payments = payments
+        self._doubts = doubts
         self._chain_id = chain_id
         self._lock = trio.Lock()
 
@@ -100,23 +97,37 @@ class Wallet:
 
         Raises:
             ConfigError: when the database is another key's, chain's or asset's.
+            RpcFailure: when the node does not tell, or cannot yet at a very first start.
         """
         await self._same_wallet(genesis)
-        found, pending = await view.batch(
+        await self._doubts.load()
+        if await self._payments.next_nonce() is None:
+            await refuse_syncing(view)
+        await self.compare(view)
+
+    async def compare(self, view: View) -> int:
+        """Compare how many transactions of ours the chain knows with how many we do.
+
+        Returns:
+            The nonce of our next transaction, when the chain was asked.
+        """
+        found, waiting = await view.batch(
             [
                 ("eth_getTransactionCount", [self.address, hex(view.head)]),
                 ("eth_getTransactionCount", [self.address, "pending"]),
             ]
         )
+        if isinstance(found, RpcError):
+            raise found
         count = abi.number(found)
-        with_pending = count if isinstance(pending, RpcError) else abi.number(pending)
-        kept = await self._payments.next_nonce()
-        if kept is None:
-            await self._payments.set_next_nonce(count)
-        elif with_pending > kept:
-            await self._doubt(kept, max(kept, count), with_pending)
-        elif await self._services.state.get(_DOUBT) is not None:
-            self.doubted = True
+        seen = count if isinstance(waiting, RpcError) else max(count, abi.number(waiting))
+        async with self._lock:
+            ours = await self._payments.next_nonce()  # now: we may have sent some meanwhile
+            if ours is None:
+                await self._payments.set_next_nonce(count)
+            elif seen > ours:
+                await self._doubts.begin(ours=ours, chain=seen, next_nonce=max(ours, count))
+        return count if ours is None else ours
 
     async def _same_wallet(self, genesis: str | None) -> None:
         """Refuse a database of another key, chain or asset, whose payments are not here."""
@@ -136,28 +147,6 @@ class Wallet:
                     f"the database belongs to {_BELONGS[name]} {kept[name]}, and this is {value}: "
                     f"go back to that, or give another database (--db)"
                 )
-
-    async def _doubt(self, kept: int, next_nonce: int, seen: int) -> None:
-        """The chain knows more of our transactions than we do: go on from there, and say so."""
-        self.doubted = True
-        mark = {"since": time.time(), "kept": kept, "seen": seen}
-        await self._payments.set_next_nonce(next_nonce, **{_DOUBT: mark})
-        self._services.log.error(
-            "transactions_unknown",
-            address=self.address,
-            ours=kept,
-            chain=seen,
-            reason="the chain has transactions of our key that this database does not know: a "
-            "backup was restored, or the key is used elsewhere too. Look on the ledger what they "
-            "paid; use the key nowhere else",
-        )
-
-    async def clear_doubt(self) -> None:
-        """Forget the doubt when every settlement that it could touch has been asked for."""
-        if self.doubted:
-            await trio.sleep(_DOUBT_S)
-            await self._services.state.delete(_DOUBT)
-            self.doubted = False
 
     async def quote(self, view: View, payee: str, units: int) -> Quote:
         """Ask what a payment would take, and whether it would work.
@@ -226,10 +215,10 @@ class Wallet:
             self._check_money(quote, payment.units)
             nonce = await self._payments.next_nonce() or 0
             if quote.count > nonce:
-                await self._doubt(nonce, quote.count, quote.count)
+                await self._doubts.begin(ours=nonce, chain=quote.count, next_nonce=quote.count)
                 nonce = quote.count
             signed = await self.sign(replace(payment, nonce=nonce), quote.fees)
-            await self._payments.add(signed)
+            await self._payments.add(signed, quote.count)
         self._services.log.info(
             "payment_signed",
             account=payment.account_id,

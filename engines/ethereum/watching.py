@@ -26,6 +26,8 @@ from settled import AccountNotFound, Services
 _NUDGES_S: Final = (0.0, 1.0, 10.0, 60.0, 600.0)
 _WRITE_MAX: Final = 200
 _BUMP_BLOCKS: Final = 2
+_NONCES_TOLD: Final = 5
+_IDLE_S: Final = 60.0  # between looks whether the chain has undone anything, when nothing is open
 
 
 @dataclass(slots=True)
@@ -65,7 +67,8 @@ class Watcher:
         """Watch until cancelled."""
         while True:
             if not self._payments.pending():
-                await self._payments.added.wait()
+                with trio.move_on_after(_IDLE_S):
+                    await self._payments.added.wait()
             self._payments.added = trio.Event()
             try:
                 await self._look()
@@ -78,6 +81,10 @@ class Watcher:
         """Note that settled was told the outcome of a settlement."""
         self._told.add(settlement_id)
 
+    def is_lost(self, settlement_id: str) -> bool:
+        """Say whether a payment's nonce is used, but the nodes do not show by what."""
+        return self._verdicts.is_lost(settlement_id)
+
     async def _look(self) -> None:
         """Look at all payments that are open, as one node shows them, and do what is due."""
         async with self._rpc.view() as view:
@@ -89,7 +96,12 @@ class Watcher:
             over = await self._verdicts.find(view, mined)
             for start in range(0, len(over), _WRITE_MAX):
                 await self._finish(over[start : start + _WRITE_MAX])
-            await self._push(view, count, [p for p in pending if p.nonce >= count])
+            undone = [p for p in self._payments.from_nonce(count) if p.settled]
+            await self._make_again(view, undone)
+            waiting = [payment for payment in pending if payment.nonce >= count]
+            if waiting:
+                self._find_gap(count, waiting[0], undone)
+            await self._push(view, count, waiting)
 
     async def _finish(self, over: Sequence[Payment]) -> None:
         await self._payments.change(over)
@@ -117,8 +129,6 @@ class Watcher:
         """See to the payments that are in no block yet, in the order of their nonces."""
         if not waiting:
             return
-        if waiting[0].nonce > count:
-            await self._fill_gap(view, count, waiting[0])
         now_s = trio.current_time()
         for payment in waiting:
             self._watches.setdefault(payment.settlement_id, _Watch(now_s, view.head))
@@ -217,23 +227,36 @@ class Watcher:
             f"as it is; raise {limit} to have it paid sooner",
         )
 
-    async def _fill_gap(self, view: View, count: int, first: Payment) -> None:
-        """Send again what was settled and is undone: it holds up all others.
+    async def _make_again(self, view: View, undone: Sequence[Payment]) -> None:
+        """Send again what was settled and is undone: it is owed, and it holds up all others.
 
         That is when the chain was changed deeper than the confirmations. What was found not to have
         paid is never sent again, for settled may have paid it anew.
         """
-        undone = [payment for payment in self._payments.from_nonce(count) if payment.settled]
+        for payment in undone:
+            self._seldom.error(
+                "payment_undone",
+                payment.settlement_id,
+                settlement=payment.settlement_id,
+                account=payment.account_id,
+                nonce=payment.nonce,
+                transaction=payment.hashes[-1],
+                reason="it had its confirmations and is not in the chain any more: it is sent "
+                "again. Consider more confirmations",
+            )
         await view.batch([("eth_sendRawTransaction", [payment.raw]) for payment in undone])
-        if len(undone) < first.nonce - count:
-            self._tell_gap(count, first)
 
-    def _tell_gap(self, count: int, first: Payment) -> None:
-        self._seldom.error(
-            "nonces_missing",
-            str(count),
-            address=self._wallet.address,
-            reason=f"no transaction of ours is known for nonce {count} up to {first.nonce - 1}, "
-            f"and nothing is paid before there is: send one of 0 ether to yourself with each, by "
-            f"other means",
-        )
+    def _find_gap(self, count: int, first: Payment, undone: Sequence[Payment]) -> None:
+        """Tell of nonces before the first that waits which nothing will use."""
+        missing = sorted({*range(count, first.nonce)} - {payment.nonce for payment in undone})
+        if missing:
+            told = ", ".join(str(nonce) for nonce in missing[:_NONCES_TOLD])
+            more = f" and {len(missing) - _NONCES_TOLD} more" if missing[_NONCES_TOLD:] else ""
+            self._seldom.error(
+                "nonces_missing",
+                str(count),
+                address=self._wallet.address,
+                reason=f"no transaction of ours is known for nonce {told}{more}, and nothing "
+                f"is paid before there is: send one of 0 ether to yourself with each, by other "
+                f"means",
+            )

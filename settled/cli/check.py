@@ -24,7 +24,7 @@ def check(*, find_config: Callable[[], Config], no_connector: bool, as_json: boo
 
     It takes the options of `settled run`, and changes nothing on the disk; it may run beside a
     daemon or before one is started. Each check says OK, WARN (look at it) or FAIL, and what to do;
-    the exit code is 1 if any failed. The engine is loaded with its options, but not connected.
+    the exit code is 1 if any failed. The engine is made with its options, but not connected.
 
     \b
     Examples:

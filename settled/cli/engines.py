@@ -98,6 +98,8 @@ def _help(info: OptionInfo) -> str:
     notes = []
     if info.secret:
         notes.append("a secret: from the environment, or a file")
+    if info.url:
+        notes.append("with a key in it, from the environment; only its host is shown")
     if info.choices is not None or info.minimum is not None or info.maximum is not None:
         notes.append(info.expected)
     return info.help + (f" ({'; '.join(notes)})" if notes else "")

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import structlog
 import trio
 
-from settled.errors import NotSettled
+from settled.errors import MessageRefused, NotSettled, SettledError, SettlementPending
 from settled.text import describe_error, one_line
 
 log = structlog.get_logger()
@@ -107,9 +107,9 @@ def _is_all(error: BaseException, kind: type[BaseException]) -> bool:
     return isinstance(error, kind)
 
 
-def says_not_settled(error: BaseException) -> bool:
-    """Return whether ``error`` is ``NotSettled``, or a group of nothing else (from a nursery)."""
-    return all(isinstance(leaf, NotSettled) for leaf in _leaves(error))
+def says(what: type[SettledError], error: BaseException) -> bool:
+    """Return whether ``error`` is of this type, or a group of nothing else (from a nursery)."""
+    return all(isinstance(leaf, what) for leaf in _leaves(error))
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -133,4 +133,8 @@ def describe(error: BaseException) -> str:
     error = leaves[0]
     if isinstance(error, NotSettled):
         return one_line(error) or "the engine says that nothing was sent"
+    if isinstance(error, MessageRefused):
+        return one_line(error) or "the engine does not say why"
+    if isinstance(error, SettlementPending):
+        return one_line(error)
     return "a time-out" if isinstance(error, trio.TooSlowError) else describe_error(error)

@@ -9,6 +9,7 @@ import trio
 from settled import limits
 from settled.core.backoff import retry_delay_ms
 from settled.core.calls import call_engine, describe
+from settled.core.lasting import Lasting
 from settled.core.ports import EnginePort
 from settled.core.scheduler import Scheduler
 from settled.store.protocol import Store
@@ -37,6 +38,7 @@ class Hooks:
         self._expedited: set[int] = set()
         self._last_s: dict[int, float] = {}  # when an account was expedited last
         self._busy_ids: set[str] = set()
+        self._lasting = Lasting()
         self.scheduler = Scheduler(self._advance, tasks_max=limits.HOOKS_MAX)
 
     def expedite(self, account: int) -> None:
@@ -77,12 +79,14 @@ class Hooks:
                 with trio.fail_after(limits.HOOK_TIMEOUT_S):
                     await call_engine(due.hook, call, due.account_id)
             except Exception as error:
-                delay_ms = retry_delay_ms(due.failures)
-                bound.warning("hook_failed", reason=describe(error), retry_in_ms=delay_ms)
+                delay_ms, reason = retry_delay_ms(due.failures), describe(error)
+                if self._lasting.is_news(account, reason):
+                    bound.warning("hook_failed", reason=reason, retry_in_ms=delay_ms)
                 await self._store.finish_hook(
-                    account, due.hook, failure=describe(error), retry_delay_ms=delay_ms
+                    account, due.hook, failure=reason, retry_delay_ms=delay_ms
                 )
                 return delay_ms
+            self._lasting.over(account)
             bound.info("hook_done")
         await self._store.finish_hook(account, due.hook)
         if not closing:

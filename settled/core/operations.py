@@ -9,8 +9,9 @@ from outcome import Error, Maybe, Value
 
 from settled import ids, limits
 from settled.amounts import Quantity
-from settled.core.calls import call_engine, describe
+from settled.core.calls import call_engine, describe, says
 from settled.core.core import Core
+from settled.core.lasting import Lasting
 from settled.core.ports import EnginePort
 from settled.errors import (
     AccountNotFound,
@@ -35,6 +36,7 @@ class Operations:
         self._store = store
         self._core = core
         self._engine = engine
+        self._lasting = Lasting()
 
     async def open_account(self, account_id: str | None) -> str:
         """Open the account, or return that it is open; set-up follows in the background.
@@ -105,7 +107,7 @@ class Operations:
 
         Raises:
             AccountNotFound: when no open account has the id.
-            MessageRefused: when the engine handles no messages, or cannot decode this one.
+            MessageRefused: when the engine handles no messages, or not this one.
             HandlerFailed: when the handler raised, took over 4 s, or returned what is no message.
         """
         handle = self._engine.handle_message
@@ -127,6 +129,8 @@ class Operations:
         except StoreBroken:
             raise  # the daemon is stopping; no answer may be given
         except Exception as error:
+            if says(MessageRefused, error):
+                raise self._refused(account_id, describe(error)) from error
             log.warning(
                 "handler_failed", account=account_id, reason=describe(error), exc_info=error
             )
@@ -137,6 +141,11 @@ class Operations:
         if account.state == "setup":
             self._core.hooks.expedite(account.number)
         return encoded
+
+    def _refused(self, account_id: str, reason: str) -> MessageRefused:
+        if self._lasting.is_news(account_id, reason):
+            log.warning("message_refused", account=account_id, reason=reason)
+        return MessageRefused(f"account {account_id}: the engine refuses the message: {reason}")
 
     async def _is_open(self, account_id: str) -> bool:
         try:

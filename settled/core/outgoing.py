@@ -14,11 +14,12 @@ import trio
 from settled import ids, limits
 from settled.amounts import checked, to_text
 from settled.core.backoff import retry_delay_ms
-from settled.core.calls import call_engine, describe, says_not_settled
+from settled.core.calls import call_engine, describe, says
+from settled.core.lasting import Lasting
 from settled.core.patience import patiently
 from settled.core.ports import EnginePort
 from settled.core.scheduler import Scheduler
-from settled.errors import InvalidAmount, NotResolvable
+from settled.errors import InvalidAmount, NotResolvable, NotSettled, SettlementPending
 from settled.store.protocol import Store
 from settled.store.records import (
     NotSent,
@@ -39,6 +40,10 @@ _ASKED: Final = "; find_settlement"
 _CAUSE_CHARS_MAX: Final = 500
 
 
+class _Pending(Unknown):
+    """Unknown as yet, but on its way."""
+
+
 class Outgoing:
     """The outgoing side of one daemon.
 
@@ -52,6 +57,7 @@ class Outgoing:
         self._store = store
         self._engine = engine
         self._settle_timeout_s = settle_timeout_s
+        self._lasting = Lasting()
         self.scheduler = Scheduler(self._advance, tasks_max=limits.SETTLING_ACCOUNTS_MAX)
 
     async def _advance(self, account: int) -> int | None:
@@ -74,7 +80,7 @@ class Outgoing:
         except NotResolvable as error:
             log.warning("outcome_known_already", reason=str(error))  # the operator was faster
         else:
-            _report(settlement, outcome)
+            self._report(settlement, outcome)
         if isinstance(outcome, Settled):
             await self._rest(begun_s)
         return 0
@@ -100,7 +106,7 @@ class Outgoing:
                     settlement.id,
                 )
         except Exception as error:
-            if says_not_settled(error):
+            if says(NotSettled, error):
                 return NotSent(describe(error), retry_delay_ms(settlement.failures))
             log.warning("settle_raised", settlement=settlement.id, exc_info=error)
             return self._unknown(f"settle raised {describe(error)}")
@@ -137,7 +143,11 @@ class Outgoing:
                 return Unknown(f"{cause}{_ASKED} cannot tell yet: it is asked again", delay_ms)
             amount = checked(found)
         except Exception as error:
-            log.warning("find_settlement_raised", settlement=settlement.id, exc_info=error)
+            if says(SettlementPending, error):
+                on_its_way = f"{cause}{_ASKED}: on its way, {describe(error)}".removesuffix(", ")
+                return _Pending(on_its_way, delay_ms)
+            if self._lasting.is_news(("find", settlement.id), describe(error)):
+                log.warning("find_settlement_raised", settlement=settlement.id, exc_info=error)
             return Unknown(f"{cause}{_ASKED} raised {describe(error)}: asked again", delay_ms)
         if amount:
             return Settled(amount)
@@ -149,18 +159,27 @@ class Outgoing:
         lives = await self._store.accounts(account_id=settlement.account_id)
         return next((life.failures for life in lives if life.number == settlement.account), 0)
 
-
-def _report(settlement: Settlement, outcome: SettlementOutcome) -> None:
-    bound = log.bind(account=settlement.account_id, settlement=settlement.id)
-    asked = to_text(settlement.amount)
-    match outcome:
-        case Settled(amount) if amount > settlement.amount:
-            bound.error("settled_too_much", asked=asked, settled=to_text(amount))
-        case Settled(amount):
-            bound.info("settled", asked=asked, settled=to_text(amount))
-        case NotSent(reason, delay_ms):
-            bound.warning("not_sent", amount=asked, reason=reason, retry_in_ms=delay_ms)
-        case Unknown(reason, delay_ms):
-            bound.warning("settlement_unknown", amount=asked, reason=reason, retry_in_ms=delay_ms)
-        case Parked(reason):
-            bound.error("settlement_parked", amount=asked, reason=reason)
+    def _report(self, settlement: Settlement, outcome: SettlementOutcome) -> None:
+        bound = log.bind(account=settlement.account_id, settlement=settlement.id)
+        asked = to_text(settlement.amount)
+        match outcome:
+            case Settled(amount):
+                self._lasting.over(settlement.account)
+                if amount > settlement.amount:
+                    bound.error("settled_too_much", asked=asked, settled=to_text(amount))
+                else:
+                    bound.info("settled", asked=asked, settled=to_text(amount))
+            case NotSent(reason, delay_ms):
+                ends_doubt = settlement.state == "unknown"
+                if ends_doubt or self._lasting.is_news(settlement.account, reason):
+                    bound.warning("not_sent", amount=asked, reason=reason, retry_in_ms=delay_ms)
+            case _Pending(reason, delay_ms):
+                if self._lasting.is_news(("pending", settlement.id), reason):
+                    fields = {"amount": asked, "reason": reason, "retry_in_ms": delay_ms}
+                    bound.info("settlement_pending", **fields)
+            case Unknown(reason, delay_ms):
+                if self._lasting.is_news(settlement.id, reason):
+                    fields = {"amount": asked, "reason": reason, "retry_in_ms": delay_ms}
+                    bound.warning("settlement_unknown", **fields)
+            case Parked(reason):
+                bound.error("settlement_parked", amount=asked, reason=reason)

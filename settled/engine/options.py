@@ -26,7 +26,14 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from settled.engine import values as kinds
-from settled.engine.secrets import CONCEALED, choose_secret, conceal
+from settled.engine.secrets import (
+    CONCEALED,
+    choose_secret,
+    conceal,
+    conceal_url,
+    has_credentials,
+    url_secrets,
+)
 from settled.engine.values import Value
 from settled.errors import ConfigError
 from settled.text import describe_error, one_line
@@ -42,6 +49,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 class _Limits:
     help: str = ""
     secret: bool = False
+    url: bool = False
     minimum: Any = None
     maximum: Any = None
     choices: tuple[Any, ...] | None = None
@@ -58,6 +66,7 @@ class OptionInfo:
     env: str
     help: str
     secret: bool
+    url: bool
     minimum: Any
     maximum: Any
     choices: tuple[Any, ...] | None
@@ -65,7 +74,7 @@ class OptionInfo:
     @property
     def type_name(self) -> str:
         """The option's type in a word, such as ``integer``."""
-        return kinds.TYPE_NAMES[self.kind]
+        return "URL" if self.url else kinds.TYPE_NAMES[self.kind]
 
     @property
     def default_text(self) -> str:
@@ -85,9 +94,21 @@ class OptionInfo:
             and (self.maximum is None or value <= self.maximum)
         )
 
+    def conceal(self, value: object) -> object:
+        """Return a value of this option without what is secret in it."""
+        if value is None or not (self.secret or self.url):
+            return value
+        return CONCEALED if self.secret else conceal_url(str(value))
+
     def show(self, value: object) -> str:
         """Return a value of this option as it may be shown."""
-        return CONCEALED if self.secret and value is not None else kinds.show(value)
+        return kinds.show(self.conceal(value))
+
+    def secrets(self, value: object) -> list[object]:
+        """Return what must be in no message, of a value of this option."""
+        if value is None or not (self.secret or self.url):
+            return []
+        return [value] if self.secret else [*url_secrets(str(value))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +125,7 @@ def option(
     default: Any = dataclasses.MISSING,
     help: str = "",
     secret: bool = False,
+    url: bool = False,
     minimum: Any = None,
     maximum: Any = None,
     choices: tuple[Any, ...] | None = None,
@@ -114,12 +136,14 @@ def option(
         default: its value when none is given; without a default the option is required.
         help: one line for the operator, with the unit.
         secret: whether to keep it out of the command line, the settings file and everything shown.
+        url: whether it is a URL, in which there may be a key: of it only the host is shown, and
+            one with a user or a password is refused on the command line.
         minimum: the least value that is allowed, of a number.
         maximum: the greatest.
         choices: all values that are allowed.
     """
-    metadata = {_METADATA: _Limits(help, secret, minimum, maximum, choices)}
-    return dataclasses.field(default=default, repr=not secret, metadata=metadata)
+    metadata = {_METADATA: _Limits(help, secret, url, minimum, maximum, choices)}
+    return dataclasses.field(default=default, repr=not (secret or url), metadata=metadata)
 
 
 def describe(options_class: type, *, env_prefix: str = ENV_PREFIX) -> list[OptionInfo]:
@@ -158,6 +182,8 @@ def _info(where: str, field: "dataclasses.Field[Any]", hint: object, env_prefix:
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
     limits = field.metadata.get(_METADATA, _Limits())
+    if limits.url and kind is not str:
+        raise ConfigError(f"{where}: {field.name} is a URL, so it must be str")
     required = default is dataclasses.MISSING
     return OptionInfo(
         name=field.name,
@@ -167,6 +193,7 @@ def _info(where: str, field: "dataclasses.Field[Any]", hint: object, env_prefix:
         env=env_prefix + field.name.upper(),
         help=limits.help,
         secret=limits.secret,
+        url=limits.url,
         minimum=limits.minimum,
         maximum=limits.maximum,
         choices=limits.choices,
@@ -188,7 +215,7 @@ def build(options_class: type[T], values: Mapping[str, Value], *, noun: str = "o
             arguments[info.name] = _parse(info, chosen[info.name], noun)
         elif info.required:
             raise ConfigError(_missing(info, noun))
-    secrets = [arguments[info.name] for info in infos if info.secret and info.name in arguments]
+    secrets = [secret for info in infos for secret in info.secrets(arguments.get(info.name))]
     try:
         return options_class(**arguments)
     except ValueError as error:
@@ -207,18 +234,16 @@ def shown(options_class: type, values: Mapping[str, Value]) -> list[Shown]:
     chosen = _choose(infos, values, "option")
     rows = []
     for info in infos:
-        value = getattr(options, info.name)
-        if info.secret and value is not None:
-            value = CONCEALED
+        value = info.conceal(getattr(options, info.name))
         source = chosen[info.name].source if info.name in chosen else "default"
         rows.append(Shown(info.name, value, source))
     return rows
 
 
 def secrets_of(options: object) -> list[object]:
-    """Return the values of the secrets among the options, to be kept out of messages."""
+    """Return what is secret in the options, to be kept out of messages."""
     infos = describe(type(options))
-    return [getattr(options, info.name) for info in infos if info.secret]
+    return [secret for info in infos for secret in info.secrets(getattr(options, info.name))]
 
 
 def _choose(infos: list[OptionInfo], values: Mapping[str, Value], noun: str) -> dict[str, Value]:
@@ -248,10 +273,15 @@ def _parse(info: OptionInfo, value: Value, noun: str) -> Any:
     except ValueError:
         parsed = None
     if parsed is None or not info.allows(parsed):
-        given = "" if info.secret else f"; got {one_line(repr(value.raw), 60)}"
+        given = "" if info.secret or info.url else f"; got {one_line(repr(value.raw), 60)}"
         # Outside of the handler: the parser's own message could spell a secret out.
         raise ConfigError(
             f"{noun} {info.name} (from {value.source}): expected {info.expected}{given}"
+        )
+    if info.url and value.origin == "flag" and has_credentials(parsed):
+        raise ConfigError(
+            f"{noun} {info.name}: credentials do not belong on the command line, where others can "
+            f"see them: set {info.env}, or {info.name} in the settings file"
         )
     return parsed
 

@@ -47,10 +47,11 @@ class Engine(Protocol):
     - ``async setup_account(account_id)``: run when an account is new, until it succeeds once.
     - ``async close_account(account_id)``: run when an account was closed, until it succeeds once.
     - ``async handle_message(account_id, message)``: answer a message of the peer's engine; what it
-      returns is the reply. It has 4 s, and may see a message twice.
+      returns is the reply. It has 4 s, and may see a message twice. It raises ``MessageRefused``
+      for one that it does not take.
     - ``async find_settlement(account_id, settlement_id)``: the amount that a settlement of unknown
       outcome settled; 0 when it certainly was not and never will be; ``None`` while that cannot
-      be told.
+      be told. It raises ``SettlementPending`` in place of ``None`` while all goes as it should.
     - ``async disconnect()``: run once at the end, if ``connect`` is an async function; it has 5 s.
 
     Optional attributes:

@@ -1,8 +1,13 @@
-"""Secret options: from the environment or a file, and out of sight from then on."""
+"""Secret options: from the environment or a file, and out of sight from then on.
 
+A URL is half a secret: which host it is may be known, but a key may be in all the rest of it.
+"""
+
+import re
 import stat
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from settled.engine.values import Origin, Value
 from settled.errors import ConfigError
@@ -12,6 +17,7 @@ CONCEALED: Final = "concealed"
 
 _RANKS: Final[dict[Origin, int]] = {"file": 0, "environment": 1, "flag": 2}
 _SECRET_BYTES_MAX: Final = 64 * 1024
+_SHORT_WORD: Final = 3  # such as "v3": no key, and to conceal it would spoil every message
 
 
 def conceal(text: str, secrets: list[Any]) -> str:
@@ -24,6 +30,37 @@ def conceal(text: str, secrets: list[Any]) -> str:
             if secret is not None and form:
                 text = text.replace(form, CONCEALED)
     return text
+
+
+def conceal_url(url: str) -> str:
+    """Return ``url`` with all in it concealed but the scheme, the host and the port."""
+    try:
+        parts = urlsplit(url)
+        port = "" if parts.port is None else f":{parts.port}"
+    except ValueError:
+        return CONCEALED
+    host = parts.hostname
+    # An @ further on: a password with a slash in it ends up in all the wrong parts.
+    if not parts.scheme or not host or url.count("@") > parts.netloc.count("@"):
+        return CONCEALED
+    host = f"[{host}]" if ":" in host else host
+    user = f"{CONCEALED}@" if "@" in parts.netloc else ""
+    bare = parts.path in ("", "/") and not parts.query and not parts.fragment
+    return f"{parts.scheme}://{user}{host}{port}{parts.path if bare else '/' + CONCEALED}"
+
+
+def url_secrets(url: str) -> list[str]:
+    """Return what may be secret in ``url``, the longest first, for ``conceal``."""
+    _, _, after = url.partition("://")
+    address, _, rest = after.replace("?", "/").replace("#", "/").partition("/")
+    user, _, _ = address.rpartition("@")
+    words = {user, rest, *re.split(r"[:/&=@]", f"{user}/{rest}")}
+    return sorted((word for word in words if len(word) > _SHORT_WORD), key=len, reverse=True)
+
+
+def has_credentials(url: str) -> bool:
+    """Say whether there is a user, perhaps with a password, in ``url``."""
+    return re.search(r"//[^/?#]*@", url) is not None
 
 
 def choose_secret(

@@ -18,7 +18,7 @@ from settled.core.core import Core
 from settled.core.patience import patiently
 from settled.errors import MessageFailed
 from settled.store.protocol import Store
-from settled.store.records import AddCredit, Change, SetState
+from settled.store.records import AddCredit, Change, RequireState, SetState
 
 
 class State:
@@ -87,6 +87,21 @@ class Transaction:
         """Delete a key of the state."""
         _check_text(key, account_id)
         self.changes.append(SetState(account_id, key, None))
+
+    def require_state(self, key: str, value: object, account_id: str | None = None) -> None:
+        """Have nothing done unless ``key`` has this value when all is done.
+
+        That is for what somebody else may change meanwhile, such as a command of the engine's in
+        another process: the block then ends with ``StateChanged``, and may be tried anew.
+
+        Args:
+            key: the key.
+            value: as ``State.get`` returned it; ``None``: there must be none.
+            account_id: the account, if it is not the engine's own.
+        """
+        _check_text(key, account_id)
+        required = None if value is None else msgspec.json.encode(value)
+        self.changes.append(RequireState(account_id, key, required))
 
 
 class Services:

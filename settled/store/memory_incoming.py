@@ -8,7 +8,13 @@ import trio
 
 from settled import ids, limits
 from settled.amounts import checked, to_text
-from settled.errors import InvalidAmount, NotFound, NotResolvable, SettlementConflict
+from settled.errors import (
+    InvalidAmount,
+    NotFound,
+    NotResolvable,
+    SettlementConflict,
+    StateChanged,
+)
 from settled.store.memory_books import Books, cut, nearer, page
 from settled.store.records import (
     AddCredit,
@@ -20,6 +26,7 @@ from settled.store.records import (
     Delivered,
     DeliveryOutcome,
     NextDeliveries,
+    RequireState,
     SetState,
 )
 
@@ -164,13 +171,20 @@ class MemoryIncoming(Books):
     async def commit(self, changes: Sequence[Change]) -> list[int | None]:
         """Make the changes, all or none of them."""
         await trio.lowlevel.checkpoint()
+        for change in changes:
+            if isinstance(change, RequireState):
+                self._require(change)
         amounts: dict[str, Decimal] = {}
         for change in changes:
             if isinstance(change, AddCredit):
                 self._check_credit(change, amounts)
-            else:
+            elif isinstance(change, SetState):
                 _check_state(change)
         return [self._make(change) for change in changes]
+
+    def _require(self, change: RequireState) -> None:
+        if self._state.get((change.account_id, change.key)) != change.value:
+            raise StateChanged(f"state {change.key!r} was changed meanwhile: nothing was done")
 
     def _check_credit(self, change: AddCredit, amounts: dict[str, Decimal]) -> None:
         """Raise unless the credit can be made after those in ``amounts``, which it then joins."""
@@ -194,6 +208,8 @@ class MemoryIncoming(Books):
                 self._state.pop((change.account_id, change.key), None)
             else:
                 self._state[change.account_id, change.key] = change.value
+            return None
+        if isinstance(change, RequireState):
             return None
         credit_id = ids.credit_key(change.account_id, change.settlement_id)
         if credit_id in self._credits:

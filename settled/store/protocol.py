@@ -234,14 +234,14 @@ class StateStore(Protocol):
     """The engine's own small durable state."""
 
     async def commit(self, changes: Sequence[Change]) -> list[int | None]:
-        """Make the changes, all or none of them.
+        """Make the changes, all or none; return of each the account that a new credit went to.
 
-        Returns, per change, the number of the account that a new credit went to, else ``None``. A
-        credit goes to the open account of its id, else to its latest closed life.
+        A credit goes to the open account of its id, else to its latest closed life.
 
         Raises:
             AccountNotFound: when a credit's account id was never used.
             SettlementConflict: when a settlement id came before with another amount.
+            StateChanged: when the state is not as a change requires.
         """
         ...
 

@@ -250,7 +250,16 @@ class SetState:
     value: bytes | None
 
 
-Change = AddCredit | SetState
+@dataclass(frozen=True, slots=True)
+class RequireState:
+    """Make no change unless a key has this value (``None``: is not there) before all of them."""
+
+    account_id: str | None
+    key: str
+    value: bytes | None
+
+
+Change = AddCredit | SetState | RequireState
 
 
 @dataclass(frozen=True, slots=True)

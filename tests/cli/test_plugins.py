@@ -1,16 +1,18 @@
 """Commands that other packages install: part of ``settled``, and no trouble to the rest of it."""
 
 import json
+import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trio
 from click.testing import CliRunner, Result
 
-from settled import open_sqlite
+from settled import State, StateChanged, Transaction, open_sqlite
 from settled.cli.root import COMMANDS, main
+from settled.commands import change_state, read_state
 from settled.store.records import SetState
 from tests.engines.test_engine_authors_guide import FILES
 
@@ -54,6 +56,42 @@ def test_a_command_of_an_engine_reads_the_engines_state(install: Install, tmp_pa
     missing = run("bank", "unclaimed", "--db", "none.db")
     assert missing.exit_code != 0
     assert missing.stderr.count("\n") == 1
+
+
+def test_a_command_of_an_engine_changes_its_state_beside_a_daemon(tmp_path: Path) -> None:
+    db = tmp_path / "settled.db"
+
+    async def beside(change: Callable[[State, Transaction], Awaitable[int]]) -> tuple[int, int]:
+        """Change the state while a daemon holds the database; return the result and the state."""
+        async with open_sqlite(db, exclusive=True, create=True) as store:
+            await store.commit([SetState(None, "n", b"1")])
+            result = await trio.to_thread.run_sync(change_state, db, change)
+            return result, await State(store).get("n")
+
+    tries: list[int] = []
+
+    async def add(state: State, changes: Transaction) -> int:
+        n = int(await state.get("n"))
+        tries.append(n)
+        changes.require_state("n", n)
+        changes.set_state("n", n + 1)
+        if len(tries) < 3:  # the daemon is faster
+            other = sqlite3.connect(db, isolation_level=None)
+            other.execute("UPDATE engine_state SET value = ? WHERE key = 'n'", (b"%d" % (10 * n),))
+            other.close()
+        return n
+
+    assert trio.run(beside, add) == (100, 101)
+    assert tries == [1, 10, 100]
+
+    async def never(state: State, changes: Transaction) -> int:
+        changes.require_state("n", 0)
+        changes.set_state("n", 7)
+        return 0
+
+    with pytest.raises((StateChanged, ExceptionGroup)):
+        trio.run(beside, never)
+    assert read_state(db, lambda state: state.get("n")) == 1
 
 
 def test_it_is_not_imported_before_it_is_asked_for(install: Install) -> None:

@@ -74,6 +74,38 @@ async def test_a_handler_that_fails_or_replies_no_message(
         await message(b"1", reply, raw=raw)
 
 
+async def test_what_the_engine_refuses_is_one_line_and_what_it_stumbles_over_has_its_traceback(
+    autojump_clock: MockClock, log: list[Any]
+) -> None:
+    no = MessageRefused("the peer settles in\nanother asset")
+    for refusal in (no, ExceptionGroup("", [no])):
+        with pytest.raises(MessageRefused, match="account alice: .* settles in another asset"):
+            await message(b"1", refusal)
+    for failure in (ValueError("boom"), ExceptionGroup("", [no, ValueError("boom")])):
+        with pytest.raises(HandlerFailed):
+            await message(b"1", failure)
+    told = [(entry["event"], "exc_info" in entry) for entry in log if "account" in entry]
+    assert told == [("message_refused", False)] * 2 + [("handler_failed", True)] * 2
+    assert log[0]["reason"] == "the peer settles in another asset"
+    assert log[0]["log_level"] == "warning"
+
+
+async def test_a_peer_whose_messages_are_refused_does_not_fill_the_log(
+    autojump_clock: MockClock, log: list[Any]
+) -> None:
+    async def refuse(account_id: str, message: Any) -> Any:
+        raise MessageRefused(f"what is {message}?")
+
+    async with running(ScriptedEngine(handle_message=refuse), memory_store()) as daemon:
+        for account_id in ("alice", "bob"):
+            await daemon.operations.open_account(account_id)
+            for word in ("a", "b", "c", "c"):
+                with pytest.raises(MessageRefused, match=f"what is {word}"):
+                    await daemon.operations.handle_message(account_id, f'"{word}"'.encode())
+    told = [entry["account"] for entry in log if entry["event"] == "message_refused"]
+    assert told == ["alice", "bob"]
+
+
 async def test_no_answer_is_given_when_the_store_broke_in_the_handler(
     autojump_clock: MockClock,
 ) -> None:

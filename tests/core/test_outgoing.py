@@ -1,15 +1,16 @@
 """What becomes of a settlement whose outcome is not clear, and what is written down of it."""
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from settled import NotSettled, limits
+from settled import NotSettled, SettlementPending, limits
 from settled.amounts import Quantity
 from settled.core import outgoing
-from settled.core.calls import describe, says_not_settled
+from settled.core.calls import describe, says
 from settled.core.patience import patiently
 from settled.errors import StoreBusy
 from settled.store.records import NotSent, Settled, Unknown
@@ -47,6 +48,85 @@ async def test_a_payment_that_was_not_sent_is_tried_again_after_its_delay(
         assert (account.waiting, account.failures) == ("no funds", 5)
     assert delays_ms == [0, 1, 2, 3, 4]
     assert [time_s - times_s[0] for time_s in times_s] == pytest.approx([0, 1, 3, 7, 15], abs=0.01)
+
+
+async def test_an_engine_that_cannot_find_a_settlement_is_told_of_once(
+    autojump_clock: MockClock, log: list[Any]
+) -> None:
+    async def broken(account_id: str, *_: object) -> object:
+        raise OSError("down")
+
+    engine, store = ScriptedEngine(broken, find_settlement=broken), memory_store()
+    await store.open_account("alice", setup=False)
+    async with running(engine, store) as daemon:
+        await daemon.request("alice", "5", "k")
+        await trio.sleep(limits.TELL_AGAIN_S / 4)
+        (settlement,) = await store.settlements()
+    assert settlement.failures > 5
+    told = [entry["event"] for entry in log if "settlement" in entry]
+    assert told.count("find_settlement_raised") == 1
+    assert told.count("settlement_unknown") <= 2
+
+
+async def test_a_payment_that_is_on_its_way_is_no_alarm(
+    autojump_clock: MockClock, log: list[Any]
+) -> None:
+    answers: list[object] = [
+        SettlementPending("2 of 12 confirmations"),
+        ExceptionGroup("", [SettlementPending("3 of 12 confirmations")]),
+        SettlementPending(""),
+        None,
+        5,
+    ]
+    reasons: list[str] = []
+
+    async def broken(account_id: str, amount: Decimal, settlement_id: str) -> object:
+        raise OSError("reset")
+
+    async def find(account_id: str, settlement_id: str) -> object:
+        (settlement,) = await store.settlements()
+        reasons.append(settlement.reason or "")
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    engine, store = ScriptedEngine(broken, find_settlement=find), memory_store()
+    await store.open_account("alice", setup=False)
+    async with running(engine, store) as daemon:
+        await daemon.request("alice", "5", "k")
+        await daemon.until(lambda account: account.settled == 5)
+    assert reasons == [
+        "settle raised OSError: reset",
+        "settle raised OSError: reset; find_settlement: on its way, 2 of 12 confirmations",
+        "settle raised OSError: reset; find_settlement: on its way, 3 of 12 confirmations",
+        "settle raised OSError: reset; find_settlement: on its way",
+        "settle raised OSError: reset; find_settlement cannot tell yet: it is asked again",
+    ]
+    told = [(entry["event"], entry["log_level"]) for entry in log if "account" in entry]
+    assert told == [
+        ("settlement_unknown", "warning"),
+        ("settlement_pending", "info"),
+        ("settled", "info"),
+    ]
+
+
+async def test_every_doubt_and_its_end_are_told(autojump_clock: MockClock, log: list[Any]) -> None:
+    async def broken(account_id: str, amount: Decimal, settlement_id: str) -> object:
+        if len(engine.calls) > 3:
+            return amount
+        raise OSError("down")
+
+    async def not_sent(account_id: str, settlement_id: str) -> object:
+        return 0
+
+    engine, store = ScriptedEngine(broken, find_settlement=not_sent), memory_store()
+    await store.open_account("alice", setup=False)
+    async with running(engine, store) as daemon:
+        await daemon.request("alice", "5", "k")
+        await daemon.until(lambda account: account.settled == 5)
+    told = [entry["event"] for entry in log if entry.get("account") == "alice"]
+    assert told == ["settlement_unknown", "not_sent"] * 3 + ["settled"]
 
 
 async def test_an_unknown_outcome_is_asked_for_by_backoff_and_keeps_its_cause(
@@ -208,11 +288,11 @@ async def test_the_advice_survives_a_reason_of_any_length(
 
 def test_only_not_settled_says_that_nothing_was_sent() -> None:
     no, boom = NotSettled("no"), ValueError("boom")
-    assert says_not_settled(no)
-    assert says_not_settled(ExceptionGroup("", [no, ExceptionGroup("", [no])]))
-    assert not says_not_settled(boom)
-    assert not says_not_settled(ExceptionGroup("", [no, boom]))
-    assert not says_not_settled(ExceptionGroup("", [no, ExceptionGroup("", [boom, no])]))
+    assert says(NotSettled, no)
+    assert says(NotSettled, ExceptionGroup("", [no, ExceptionGroup("", [no])]))
+    assert not says(NotSettled, boom)
+    assert not says(NotSettled, ExceptionGroup("", [no, boom]))
+    assert not says(NotSettled, ExceptionGroup("", [no, ExceptionGroup("", [boom, no])]))
 
 
 def test_an_error_is_one_line() -> None:

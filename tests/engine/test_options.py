@@ -275,6 +275,69 @@ def test_options_are_shown_with_where_they_came_from(tmp_path: Path) -> None:
     assert rows["name"] == ("x", "settled.toml [options]")
 
 
+# --- URLs, in which a key may be ---
+
+
+@dataclass(frozen=True)
+class Remote:
+    node: str = option(url=True)
+    spare: str | None = option(default=None, url=True)
+    name: str = option(default="n")
+
+    def __post_init__(self) -> None:
+        if self.name == "bad":
+            raise ValueError(f"cannot use {self.node} (its path, {self.node.split('/')[-1]})")
+
+
+@pytest.mark.parametrize(
+    ("url", "seen"),
+    [
+        ("http://127.0.0.1:8545", "http://127.0.0.1:8545"),
+        ("https://node.example/", "https://node.example/"),
+        ("https://node.example/v3/s3kret", "https://node.example/concealed"),
+        ("https://node.example?key=s3kret", "https://node.example/concealed"),
+        ("https://node.example/#s3kret", "https://node.example/concealed"),
+        ("https://us:s3kret@node.example:1", "https://concealed@node.example:1"),
+        ("https://s3kret@[::1]:1/v3/x", "https://concealed@[::1]:1/concealed"),
+        ("https://us:s3k/ret@node.example", "concealed"),
+        ("http://[s3kret", "concealed"),
+        ("s3kret", "concealed"),
+        ("//s3kret", "concealed"),
+        ("x://h:s3kret", "concealed"),
+    ],
+)
+def test_of_a_url_only_what_is_no_key_is_shown(url: str, seen: str) -> None:
+    values = {"node": env(url)}
+    (row, spare, _) = shown(Remote, values)
+    assert (row.value, spare.value) == (seen, None)
+    assert "s3kret" not in repr(build(Remote, values))
+    (info, *_) = describe(Remote)
+    assert (info.show(url), info.type_name) == (seen, "URL")
+
+
+@given(st.from_regex(r"[a-z0-9]{4,9}", fullmatch=True), st.sampled_from(["env", "toml"]))
+def test_no_part_of_a_url_that_may_be_a_key_is_in_an_error(secret: str, origin: str) -> None:
+    secret = secret + "XYZ"
+    for url in (
+        f"https://node/v3/{secret}",
+        f"https://u:{secret}@node",
+        f"https://{secret}@node/",
+        f"https://node/?a=1&key={secret}",
+    ):
+        value = env(url) if origin == "env" else toml(url)
+        message = fault(Remote, {"node": value, "name": flag("bad")})
+        assert secret not in message
+        assert "node" in message
+
+
+def test_a_bad_url_is_not_repeated_and_credentials_come_by_no_flag() -> None:
+    assert "s3kret" not in fault(Remote, {"node": toml(["http://s3kret"])})
+    message = fault(Remote, {"node": flag("https://us:s3kret@node")})
+    assert "s3kret" not in message
+    assert "set SETTLED_OPTION_NODE" in message
+    assert build(Remote, {"node": flag("https://node/v3/x")}).node == "https://node/v3/x"
+
+
 # --- declarations that cannot work ---
 
 
@@ -293,12 +356,17 @@ def test_an_options_class_that_cannot_work_is_told_so() -> None:
         URL: str
 
     @dataclass
+    class Counted:
+        node: int = option(url=True)
+
+    @dataclass
     class Unresolved:
         url: "Missing"  # type: ignore[name-defined]  # noqa: F821
 
     for options_class, words in (
         (Odd, "tags must be one of str, int, bool, Decimal, float, Path"),
         (Taken, "key_file is taken"),
+        (Counted, "node is a URL, so it must be str"),
         (Upper, "'URL' must be lower case"),
         (Unresolved, "NameError"),
         (int, "must be a dataclass"),

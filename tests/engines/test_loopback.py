@@ -14,7 +14,7 @@ import trio
 
 from engines.loopback import LoopbackEngine, LoopbackOptions, create_engine
 from engines.loopback_ledger import InsufficientFunds, Ledger
-from settled import ConfigError, MessageFailed, NotSettled, Services, SettledError
+from settled import ConfigError, MessageFailed, MessageRefused, NotSettled, Services, SettledError
 from settled.testing import MemoryStore
 
 PEER = {"address": "bob", "tag": 7}
@@ -206,7 +206,7 @@ async def test_the_peer_is_always_told_the_same_tag(bench: Bench) -> None:
 @pytest.mark.parametrize("message", [None, 5, [], {}, {"type": "other"}, "paymentDetails"])
 async def test_other_messages_are_errors(bench: Bench, message: object) -> None:
     async with bench.engine() as engine:
-        with pytest.raises(ValueError, match="paymentDetails"):
+        with pytest.raises(MessageRefused, match="paymentDetails"):
             await engine.handle_message("a", message)
 
 

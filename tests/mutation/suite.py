@@ -51,14 +51,27 @@ TESTS: Final = (
     "tests/test_amounts.py",
     "tests/test_daemon.py",
 )
+# All that tests the money of the Ethereum engine in its own process, beside the chain's.
+_ETHEREUM: Final = "engines/ethereum/"
+_ETHEREUM_TESTS: Final = tuple(
+    f"tests/engines/ethereum/test_{name}.py"
+    for name in (
+        *("abi", "floods", "forgotten", "hostile", "receiving", "receiving_crashes"),
+        *("reorganisations", "rpc", "scanning", "sending", "sending_crashes", "start"),
+        *("trouble", "units", "verdicts"),
+    )
+)
+_NODE: Final = "tests/engines/ethereum/node/node_modules"
 _NEAR: Final = (
     *("tests/core", "tests/damage", "tests/neighbours", "tests/promises", "tests/store"),
+    "tests/engines",
     "tests/test_amounts.py",
 )
 _COPIED: Final = ("settled", "engines", "tests", "docs", "pyproject.toml", "setup.cfg", "README.md")
 _LIBRARIES: Final = (
     "_pytest.assertion.rewrite",
     "click.testing",
+    "eth_account",
     "hypercorn.trio",
     "hypothesis.stateful",
     "hypothesis.strategies",
@@ -92,11 +105,11 @@ def copy_tree(to: Path) -> Path:
     """Copy what the tests need, and return where it is."""
     for name in _COPIED:
         if (ROOT / name).is_dir():
-            shutil.copytree(
-                ROOT / name, to / name, ignore=shutil.ignore_patterns("*.pyc", "mutation")
-            )
+            ignored = shutil.ignore_patterns("*.pyc", "mutation", "node_modules")
+            shutil.copytree(ROOT / name, to / name, ignore=ignored)
         else:
             shutil.copy2(ROOT / name, to / name)
+    (to / _NODE).symlink_to(ROOT / _NODE)
     return to
 
 
@@ -227,7 +240,7 @@ def record(tree: Path, files: list[str], known: Path) -> Baseline:
 
     def run() -> int:
         recording = _Recording(tree, files)
-        code = _pytest(tree, list(TESTS), [recording])
+        code = _pytest(tree, tests_of(files), [recording])
         recording.save(result)
         return code
 
@@ -241,6 +254,15 @@ def record(tree: Path, files: list[str], known: Path) -> Baseline:
         for file, by_line in found.pop("lines").items()
     }
     return Baseline(lines=lines, **found)
+
+
+def tests_of(files: Iterable[str]) -> list[str]:
+    """Return the tests that may notice a change of these modules."""
+    of_ethereum = {file.startswith(_ETHEREUM) for file in files}
+    return [
+        *(TESTS if False in of_ethereum else ()),
+        *(_ETHEREUM_TESTS if True in of_ethereum else ()),
+    ]
 
 
 def _digest(tree: Path, files: list[str]) -> str:

@@ -131,6 +131,34 @@ async def test_a_message_gets_no_reply_but_a_whole_one(
                 assert 0 < len(reply) <= limits.CONNECTOR_REPLY_BYTES_MAX
 
 
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (b"", "it closed the connection without an answer"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", "it closed the connection without an answer"),
+        (b"HTTP/1.1 201 Crea", "it closed the connection in the middle of its answer"),
+        (b"SSH-2.0-OpenSSH_9.2p1\r\n\r\n", "what it sent is no HTTP answer"),
+    ],
+)
+async def test_an_answer_that_is_none_is_told_in_our_words(sent: bytes, words: str) -> None:
+    async def handle(stream: trio.SocketStream) -> None:
+        await read_request(stream)
+        if sent:
+            await stream.send_all(sent)
+
+    async with serving(handle) as url:
+        connector = Connector(url)
+        outcome = await connector.deliver(CREDIT)
+        with pytest.raises(MessageFailed) as caught:
+            await connector.send_message("alice", b"hello")
+    assert isinstance(outcome, Ambiguous)
+    assert outcome.reason.startswith(f"no clear answer from the connector at {url}: {words}")
+    assert str(caught.value).startswith(
+        f"account alice: no answer from the connector at {url}: {words}"
+    )
+    assert "ConnectionClosed" not in outcome.reason
+
+
 async def test_every_status_means_one_of_three() -> None:
     async def handle(stream: trio.SocketStream) -> None:
         request = await read_request(stream)

@@ -2,16 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import trio
 from click.testing import CliRunner
-from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from settled import NotSettled
@@ -26,13 +23,6 @@ from settled.store.records import (
 )
 from settled.store.sqlite import open_sqlite
 from tests.harness import ScriptedConnector, ScriptedEngine, memory_store, running
-
-
-@pytest.fixture
-def log() -> Iterator[list[Any]]:
-    structlog.reset_defaults()
-    with capture_logs() as entries:
-        yield entries
 
 
 def events(log: list[Any]) -> set[str]:

@@ -1,14 +1,15 @@
 """What every store must do with the engine's state, and with changes that commit together."""
 
+from contextlib import suppress
 from decimal import Decimal
 
 import pytest
 import trio
 
 from settled import limits
-from settled.errors import AccountNotFound, InvalidAmount, SettlementConflict
+from settled.errors import AccountNotFound, InvalidAmount, SettlementConflict, StateChanged
 from settled.store.protocol import Store
-from settled.store.records import AddCredit, Change, SetState
+from settled.store.records import AddCredit, Change, RequireState, SetState
 from tests.store.steps import Clock, credited, opened, refused, snapshot
 
 
@@ -50,6 +51,7 @@ async def test_the_state_of_an_account_outlives_its_closing(store: Store) -> Non
 
 async def test_keys_are_listed_by_prefix_to_the_letter_and_in_order(store: Store) -> None:
     keys = ["b", "a", "A", "ab", "a%", "a_", "a_b", "aé", "a\U0001f600", "a ", "z"]
+    keys += ["a\U0010ffff", "a" + "\U0010ffff" * 254, "\U0010ffff" * 255]
     await store.commit([SetState(None, key, key.encode()) for key in keys])
 
     async def listed(prefix: str) -> list[str]:
@@ -61,6 +63,7 @@ async def test_keys_are_listed_by_prefix_to_the_letter_and_in_order(store: Store
     assert await listed("a%") == ["a%"]
     assert await listed("A") == ["A"]
     assert await listed("aé") == ["aé"]
+    assert await listed("a\U0010ffff") == ["a\U0010ffff", "a" + "\U0010ffff" * 254]
     assert await listed("nothing") == []
 
 
@@ -120,6 +123,35 @@ async def test_one_bad_change_undoes_all_of_them(
     changes.insert(place, bad)
     await refused(store, error, store.commit(changes))
     assert await store.get_state(None, "cursor") is None
+
+
+async def test_changes_are_made_only_to_the_state_that_they_require(store: Store) -> None:
+    await opened(store)
+    absent = RequireState(None, "k", None)
+    assert await store.commit([SetState(None, "k", b"1"), absent]) == [None, None]
+    for wrong in (absent, RequireState(None, "k", b"2"), RequireState("alice", "k", b"1")):
+        changes: list[Change] = [SetState(None, "k", b"3"), wrong]
+        changes.append(AddCredit("alice", "tx-1", Decimal(1)))
+        await refused(store, StateChanged, store.commit(changes))
+    right = RequireState(None, "k", b"1")
+    assert await store.commit([SetState(None, "k", None), right]) == [None, None]
+    assert await store.commit([absent, SetState("alice", "k", b"")]) == [None, None]
+    assert await store.commit([RequireState("alice", "k", b"")]) == [None]
+
+
+async def test_of_many_who_require_the_same_one_has_his_way(store: Store) -> None:
+    made: list[int] = []
+
+    async def take(n: int) -> None:
+        with suppress(StateChanged):
+            await store.commit([RequireState(None, "k", None), SetState(None, "k", b"%d" % n)])
+            made.append(n)
+
+    async with trio.open_nursery() as nursery:
+        for n in range(20):
+            nursery.start_soon(take, n)
+    (winner,) = made
+    assert await store.get_state(None, "k") == b"%d" % winner
 
 
 async def test_a_bad_commit_beside_good_ones_undoes_only_itself(store: Store) -> None:

@@ -32,6 +32,7 @@ from settled.store.records import (
     NotDelivered,
     NotSent,
     Parked,
+    RequireState,
     SetState,
     Settled,
     SettlementOutcome,
@@ -77,6 +78,9 @@ CREDITS: st.SearchStrategy[Change] = st.builds(
 )
 STATES: st.SearchStrategy[Change] = st.builds(
     SetState, st.none() | ACCOUNT_IDS, st.sampled_from(["x", "y"]), st.none() | st.binary()
+)
+REQUIREMENTS: st.SearchStrategy[Change] = st.builds(
+    RequireState, st.none(), st.sampled_from(["x", "y"]), st.none() | st.just(b"")
 )
 
 
@@ -233,7 +237,7 @@ class EveryStoreDoesTheSame(RuleBasedStateMachine):
         recent = self.begun[-1 - back :]
         return recent[0] if recent else "no such"
 
-    @rule(changes=st.lists(CREDITS | STATES, max_size=4))
+    @rule(changes=st.lists(CREDITS | STATES | REQUIREMENTS, max_size=4))
     def commit(self, changes: list[Change]) -> None:
         self.both.call(lambda store: store.commit(changes))
 

@@ -2,22 +2,29 @@
 
 from collections.abc import Sequence
 from sqlite3 import Connection
+from typing import Final
 
 from settled import limits
-from settled.errors import SettledError
-from settled.store.records import AddCredit, Change, SetState
+from settled.errors import SettledError, StateChanged
+from settled.store.records import AddCredit, Change, RequireState, SetState
 from settled.store.sql.deliveries import add_credits
 from settled.store.sql.ledger import Tx
+
+_LAST: Final = "\U0010ffff" * limits.STATE_KEY_CHARS_MAX  # what no key of a prefix comes after
 
 
 def commit(tx: Tx, changes: Sequence[Change]) -> list[int | None]:
     """See ``StateStore.commit``."""
+    for change in changes:
+        if isinstance(change, RequireState):
+            _require(tx, change)
     credits_ = [change for change in changes if isinstance(change, AddCredit)]
     numbers = iter(add_credits(tx, credits_))
     results: list[int | None] = []
     for change in changes:
-        if isinstance(change, SetState):
-            _set(tx, change)
+        if not isinstance(change, AddCredit):
+            if isinstance(change, SetState):
+                _set(tx, change)
             results.append(None)
             continue
         number = next(numbers)
@@ -25,6 +32,11 @@ def commit(tx: Tx, changes: Sequence[Change]) -> list[int | None]:
             raise number
         results.append(number)
     return results
+
+
+def _require(tx: Tx, change: RequireState) -> None:
+    if get_state(tx.conn, change.account_id, change.key) != change.value:
+        raise StateChanged(f"state {change.key!r} was changed meanwhile: nothing was done")
 
 
 def _set(tx: Tx, change: SetState) -> None:
@@ -59,7 +71,7 @@ def list_state(conn: Connection, account_id: str | None, prefix: str) -> list[tu
     """See ``StateStore.list_state``."""
     rows = conn.execute(
         "SELECT key, value FROM engine_state "
-        "WHERE account_id = ? AND substr(key, 1, ?) = ? ORDER BY key",
-        (account_id or "", len(prefix), prefix),
+        "WHERE account_id = ? AND key BETWEEN ? AND ? ORDER BY key",
+        (account_id or "", prefix, prefix + _LAST),
     )
     return [(key, bytes(value)) for key, value in rows]

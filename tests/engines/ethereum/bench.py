@@ -14,7 +14,7 @@ from engines.ethereum.options import EthereumOptions
 from engines.ethereum.sending import Sender
 from engines.ethereum.signing import LocalSigner
 from engines.ethereum.transactions import PREFIX, Payment, from_state
-from settled import NotSettled, Services
+from settled import NotSettled, Services, SettlementPending
 from settled.testing import MemoryStore
 from tests.engines.ethereum.anvil import CHAIN_ID, Chain
 
@@ -139,6 +139,14 @@ class Bench:
     async def wait_pool(self, count: int = 1) -> list[str]:
         """Wait until so many transactions wait to be mined."""
         return await eventually(self.chain.pool, lambda pool: len(pool) >= count)
+
+
+async def found(sender: Sender, settlement_id: str, account_id: str = "bob") -> Decimal | None:
+    """Return what became of a settlement, as far as can be told."""
+    try:
+        return await sender.find_settlement(account_id, settlement_id)
+    except SettlementPending:
+        return None
 
 
 class Settling:

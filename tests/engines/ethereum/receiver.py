@@ -12,7 +12,8 @@ from engines.ethereum.entries import Entries
 from engines.ethereum.receiving import Pace, Receiving
 from engines.ethereum.rpc import Rpc, View
 from engines.ethereum.scanning import EtherScanner, TokenScanner
-from engines.ethereum.signing import LocalSigner, SignedTransaction, UnsignedTransaction
+from engines.ethereum.signing import LocalSigner, SignedTransaction
+from engines.ethereum.transactions import UnsignedTransaction
 from engines.ethereum.transfers import Crediting
 from settled.testing import MemoryStore
 from tests.engines.ethereum.anvil import CHAIN_ID, GWEI, Chain

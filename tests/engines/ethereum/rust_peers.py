@@ -7,7 +7,8 @@ from decimal import Decimal
 from typing import Any
 
 from engines.ethereum import abi, proofs
-from engines.ethereum.signing import LocalSigner, UnsignedTransaction
+from engines.ethereum.signing import LocalSigner
+from engines.ethereum.transactions import UnsignedTransaction
 from settled.testing import PeerAccount
 from tests.engines.ethereum.anvil import CHAIN_ID, GWEI
 from tests.engines.ethereum.unrest import UnrestfulChain

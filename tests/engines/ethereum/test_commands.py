@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +14,7 @@ import trio
 from click.testing import CliRunner
 
 from engines.ethereum.fees import Fees
+from engines.ethereum.payments import Payments
 from engines.ethereum.peers import Peers
 from engines.ethereum.transactions import Payment
 from engines.ethereum.transfers import Crediting, Transfer
@@ -89,6 +91,44 @@ def test_unclaimed_payments_are_listed_oldest_first(db: Path) -> None:
     assert table.count(ADDRESS) == 2
 
 
+def test_an_unclaimed_payment_is_dismissed_for_good(db: Path) -> None:
+    transfers = [Transfer(f"1:0x{n}:value", ADDRESS, Decimal(n), n) for n in (1, 2)]
+    trio.run(write, db, [], transfers)
+    told = json.loads(shown(db, "dismiss", "1:0x1:value", "--reason", "sent back", "--json"))
+    assert (told["amount"], told["transfer"], told["reason"]) == ("1", "1:0x1:value", "sent back")
+    assert datetime.fromisoformat(told["dismissed_at"]) <= datetime.now(UTC)
+    (left,) = json.loads(shown(db, "unclaimed", "--json"))
+    assert (left["transfer"], left["dismissed_at"], left["reason"]) == ("1:0x2:value", None, None)
+    everything = json.loads(shown(db, "unclaimed", "--all", "--json"))
+    assert [row["reason"] for row in everything] == ["sent back", None]
+    assert everything[0] == told
+    assert "sent back" in shown(db, "unclaimed", "--all")
+    assert "REASON" not in shown(db, "unclaimed")
+    again = CliRunner().invoke(main, dismissal(db, "1:0x1:value", "no"))
+    assert again.exit_code == 0
+    assert "sent back" in again.stdout
+    assert "the first reason stands" in again.stderr
+    shown(db, "dismiss", "1:0x2:value", "--reason", "ours")
+    assert "No payment is unclaimed" in shown(db, "unclaimed")
+    assert "Dismissed: 2, which --all shows." in shown(db, "unclaimed")
+
+
+def dismissal(db: Path, transfer: str, reason: str) -> list[str]:
+    return ["ethereum", "dismiss", transfer, "--reason", reason, "--db", str(db)]
+
+
+def test_only_what_is_unclaimed_is_dismissed_and_for_a_reason(db: Path) -> None:
+    trio.run(write, db, [], [Transfer("1:0x1:value", ADDRESS, Decimal(1), 1)])
+    for transfer, reason, code in (
+        ("1:0x2:value", "x", 3),
+        ("1:0x1:value", " ", 2),
+        ("1:0x1:value", "x" * 1001, 2),
+    ):
+        result = CliRunner().invoke(main, dismissal(db, transfer, reason))
+        assert result.exit_code == code, result.output
+    assert len(json.loads(shown(db, "unclaimed", "--json"))) == 1
+
+
 def test_transactions_are_listed_by_nonce(db: Path) -> None:
     payments = [payment(2, None), payment(10, Decimal(1)), payment(1, Decimal(0))]
     trio.run(write, db, payments, [])
@@ -103,6 +143,42 @@ def test_transactions_are_listed_by_nonce(db: Path) -> None:
     assert rows[0]["payee"] == ADDRESS
     assert datetime.fromisoformat(rows[0]["sent_at"]) <= datetime.now(UTC)
     assert "alice" in shown(db, "transactions")
+
+
+async def write_history(db: Path) -> None:
+    async with (
+        open_sqlite(db, exclusive=True, create=True) as store,
+        trio.open_nursery() as nursery,
+    ):
+        connector: Any = None
+        payments = Payments(Services(store, connector, nursery))
+        await payments.load()
+        for nonce in range(12):
+            account_id = "alice" if nonce % 3 else "bob"
+            await payments.add(replace(payment(nonce, None), account_id=account_id), nonce)
+            settled = Decimal(nonce) / 10
+            await payments.change([replace(payment(nonce, settled), account_id=account_id)])
+
+
+def test_which_transaction_paid_a_settlement_is_known_long_after(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.ethereum.history.KEPT", 5)
+    trio.run(write_history, db)
+    rows = json.loads(shown(db, "transactions", "--json"))
+    assert [row["nonce"] for row in rows] == [9, 11]
+    rows = json.loads(shown(db, "transactions", "--all", "--json"))
+    assert [row["nonce"] for row in rows] == [7, 8, 9, 10, 11], "the latest, and no more"
+    assert all(row["settlement"] == f"s{row['nonce']}" for row in rows)
+    (row,) = json.loads(shown(db, "transactions", "--settlement", "s8", "--json"))
+    assert (row["settled"], row["hash"], row["account"]) == ("0.8", "0x2", "alice")
+    assert row["sent_at"].startswith("20")
+    last = json.loads(shown(db, "transactions", "--settlement", "s11", "--json"))
+    assert [sorted(each) for each in last] == [sorted(row)]
+    args = ["ethereum", "transactions", "--settlement", "s1", "--db", str(db)]
+    gone = CliRunner().invoke(main, args)
+    assert gone.exit_code == 3
+    assert "older than the latest" in gone.stderr
 
 
 async def write_peers(db: Path) -> None:

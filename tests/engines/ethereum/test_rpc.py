@@ -16,7 +16,7 @@ from engines.ethereum.rpc import NodeUnavailable, Rpc, RpcFailure
 from settled import ConfigError, SettledError
 from tests.engines.ethereum.anvil import CHAIN_ID, Chain
 from tests.engines.ethereum.bench import Log
-from tests.engines.ethereum.scripted import Fault, ScriptedNode, scripted
+from tests.engines.ethereum.scripted import GENESIS, Fault, ScriptedNode, scripted
 
 
 class Nodes:
@@ -187,6 +187,29 @@ async def test_a_node_that_is_far_behind_is_not_used() -> None:
         await trio.sleep(2)
         async with our.rpc.view() as view:
             assert view.head == 990
+
+
+async def test_a_head_that_a_node_has_no_blocks_for_is_not_believed() -> None:
+    """It would make the others behind, for as long as the node says so."""
+    async with nodes(2) as our:
+        await our.rpc.check()
+        our.second.answers["eth_blockNumber"] = hex(10**6)
+        our.second.answers["eth_getBlockByNumber"] = lambda number, _full: (
+            {"number": number, "hash": GENESIS} if int(number, 16) <= 124 else None
+        )
+        our.first.status = 500
+        with pytest.raises(NodeUnavailable, match="newest is block 1000000, and does not show"):
+            await our.rpc.call("eth_chainId")
+        our.first.status = 200
+        await trio.sleep(0.3)
+        async with our.rpc.view() as view:
+            assert view.head == 100
+        # A little ahead of its own blocks is what nodes are behind which there are several.
+        our.first.status = 500
+        our.second.answers["eth_blockNumber"] = hex(124 + 24)
+        await trio.sleep(2)
+        async with our.rpc.view() as view:
+            assert view.head == 148
 
 
 # --- batches, sizes, errors ---

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 import trio
 
-from settled import NotSettled
+from settled import NotSettled, SettlementPending
 from tests.engines.ethereum.anvil import ETHER, FEE, HALVES, LIE, REFUSE, REVERT, SILENT, Chain
 from tests.engines.ethereum.bench import Bench, eventually, settling
 
@@ -26,7 +26,9 @@ async def test_it_is_settled_when_it_has_its_confirmations_and_not_before(bench:
         await eventually(lambda: bench.chain.balance(bob), bool)
         await bench.chain.mine(1)
         await trio.sleep(0.1)
-        assert (task.outcome, await sender.find_settlement("bob", "s1")) == (None, None)
+        assert task.outcome is None
+        with pytest.raises(SettlementPending, match=f"{payment.hashes[0]} of nonce 0 is not final"):
+            await sender.find_settlement("bob", "s1")
         await bench.chain.mine(1)
         assert await task.wait() == Decimal("1.5")
         assert await sender.find_settlement("bob", "s1") == Decimal("1.5")

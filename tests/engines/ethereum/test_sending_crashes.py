@@ -15,7 +15,7 @@ import trio
 from engines.ethereum.sending import Sender
 from settled import NotSettled
 from tests.engines.ethereum.anvil import ETHER, GWEI, Chain
-from tests.engines.ethereum.bench import Bench, Settling, eventually
+from tests.engines.ethereum.bench import Bench, Settling, eventually, found
 from tests.engines.ethereum.steps import Place, Recorder, Stopper
 
 AMOUNT = Decimal("1.5")
@@ -70,11 +70,9 @@ async def settle(sender: Sender) -> None:
 
 async def resolve(sender: Sender) -> None:
     """Do what settled does with a settlement whose outcome is unknown."""
-    found = await eventually(
-        lambda: sender.find_settlement("bob", "s1"), lambda found: found is not None
-    )
+    amount = await eventually(lambda: found(sender, "s1"), lambda amount: amount is not None)
     with trio.fail_after(10):
-        assert found == AMOUNT or await sender.settle("bob", AMOUNT, "s2")
+        assert amount == AMOUNT or await sender.settle("bob", AMOUNT, "s2")
 
 
 async def paid(bench: Bench) -> int:

@@ -10,15 +10,15 @@ from eth_utils.crypto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines.ethereum.abi import is_address
 from engines.ethereum.accounts import Account
 from engines.ethereum.signing import (
     LocalSigner,
     Signature,
-    UnsignedTransaction,
-    is_address,
     open_keystore,
     recover_address,
 )
+from engines.ethereum.transactions import UnsignedTransaction
 from settled import ConfigError
 
 KEY = "380eb0f3d505f087e438eca80bc4df9a7faa24f868e69fc0440261a0fc0567dc"

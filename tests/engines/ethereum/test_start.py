@@ -1,5 +1,6 @@
 """How the engine starts, or says in one line why it does not."""
 
+import json
 import sys
 from dataclasses import replace
 from decimal import Decimal
@@ -8,11 +9,15 @@ from typing import Any, cast
 
 import pytest
 import trio
+from click.testing import CliRunner
 
+import engines.ethereum
 from engines.ethereum import create_engine
+from engines.ethereum.accounts import Account
 from engines.ethereum.engine import connect_with
 from engines.ethereum.options import EthereumOptions
 from settled import ConfigError, Services, SettledError
+from settled.cli import main
 from settled.testing import MemoryStore
 from tests.engines.ethereum.anvil import CHAIN_ID, Chain
 from tests.engines.ethereum.bench import KEY, Bench
@@ -132,17 +137,18 @@ async def test_a_database_of_another_key_chain_or_asset_is_refused(chain: Chain)
 def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("engines.ethereum.")]:
         monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delattr(engines.ethereum, name.rpartition(".")[2])
     monkeypatch.setitem(sys.modules, "eth_account", None)
 
 
 @pytest.mark.usefixtures("without_the_extra")
 def test_what_is_to_be_installed_is_told() -> None:
-    with pytest.raises(ConfigError, match=r"pip install settled\[ethereum\]"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[ethereum\]'"):
         create_engine(EthereumOptions(**GOOD))
 
 
 def test_without_a_key_it_is_not_made() -> None:
-    with pytest.raises(ConfigError, match="no key: give key_file=PATH, or keystore=PATH"):
+    with pytest.raises(ConfigError, match="no key: give -o key_file=PATH, or -o keystore=PATH"):
         create_engine(EthereumOptions(**(GOOD | {"key": None})))
 
 
@@ -169,3 +175,47 @@ async def test_a_payment_of_before_is_watched_from_the_start(chain: Chain) -> No
         with trio.fail_after(5):
             while (await bench.kept())[0].settled != 1:  # noqa: ASYNC110
                 await trio.sleep(0.01)
+
+
+def checked(*args: str) -> tuple[int, str]:
+    """Return the exit code of `settled check`, and what it finds of the engine."""
+    result = CliRunner().invoke(
+        main,
+        ["check", "--no-connector", "--engine", "ethereum", "--json", "--listen", "127.0.0.1:0"]
+        + [part for arg in (f"rpc_url={URL}", "chain_id=1", *args) for part in ("-o", arg)],
+    )
+    (finding,) = (row for row in json.loads(result.stdout) if row["check"] == "engine")
+    return result.exit_code, f"{finding['status']} {finding['what']}"
+
+
+def test_a_check_tries_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    key, password, keystore = (tmp_path / name for name in ("key", "password", "keystore"))
+    keystore.write_text(json.dumps(Account.encrypt(bytes.fromhex(KEY), "secret", iterations=2)))
+    kept = (f"keystore={keystore}", f"keystore_password_file={password}")
+    for file, content, args, found in (
+        (key, KEY, (f"key_file={key}",), "OK"),
+        (key, "cafe", (f"key_file={key}",), "the key is no private key"),
+        (password, "secret", kept, "OK"),
+        (password, "Secret", kept, "wrong password"),
+    ):
+        file.write_text(content)
+        file.chmod(0o600)
+        code, said = checked(*args)
+        assert found in said
+        assert code == (found != "OK")
+        assert content not in said
+    assert "no key" in checked()[1]
+
+
+def test_the_key_of_a_node_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SETTLED_OPTION_RPC_URL", "https://us:pa55word@node.example/v3/4p1k3y")
+    monkeypatch.setenv("SETTLED_OPTION_RPC_URL_2", "https://spare.example/?key=4p1k3y")
+    for command, *more in (("config", "show"), ("check", "--no-connector")):
+        args = [command, *more, "--engine", "ethereum", "-o", "chain_id=1", "--json"]
+        shown = CliRunner().invoke(main, args).stdout
+        assert "4p1k3y" not in shown
+        assert "pa55word" not in shown
+        if command == "config":
+            assert '"https://concealed@node.example/concealed"' in shown
+            assert '"https://spare.example/concealed"' in shown

@@ -7,10 +7,10 @@ import pytest
 import trio
 
 from engines.ethereum.fees import Fees
-from engines.ethereum.signing import UnsignedTransaction
+from engines.ethereum.transactions import UnsignedTransaction
 from settled import NotSettled
-from tests.engines.ethereum.anvil import CHAIN_ID, ETHER, GWEI, HARDHAT_TOOLS, RICH, Chain
-from tests.engines.ethereum.bench import Bench, eventually, settling
+from tests.engines.ethereum.anvil import CHAIN_ID, ETHER, GWEI, RICH, Chain
+from tests.engines.ethereum.bench import Bench, eventually, found, settling
 
 
 @pytest.fixture
@@ -97,10 +97,9 @@ async def test_the_first_of_many_versions_may_be_the_one_that_is_mined(bench: Be
     await bench.chain.rpc("eth_sendRawTransaction", payment.raw)
     await bench.chain.mine(5)
     async with bench.engine() as sender:
-        found = await eventually(
-            lambda: sender.find_settlement("bob", "s1"), lambda found: found is not None
-        )
-    assert found == Decimal("1.5")
+        amount = await eventually(lambda: found(sender, "s1"), lambda amount: amount is not None)
+    assert amount == Decimal("1.5")
+    assert (await bench.kept())[0].hashes[-1] == first, "what paid is what is told"
     assert (await bench.chain.receipt(first))["status"] == "0x1"
     assert await bench.chain.balance(bob) == 15 * ETHER // 10
 
@@ -138,13 +137,14 @@ async def test_no_fee_is_raised_that_we_could_not_pay(bench: Bench) -> None:
     await bench.chain.automine(False)
     async with bench.engine(bump_after_s=0.05) as sender, settling(sender) as task:
         (payment,) = await bench.wait_kept()
-        await bench.wait_pool()
+        sent = await bench.wait_pool()
         await bench.chain.fund(bench.address, payment.cost)
         await stuck(bench)
         await bench.wait_said("payment_stuck")
         assert len((await bench.kept())[0].hashes) == 1
         await bench.chain.fund(bench.address, 100 * ETHER)
         await eventually(bench.kept, lambda kept: kept[0].fees.max_fee > 20 * GWEI)
+        await eventually(bench.chain.pool, lambda pool: pool != sent)
         await bench.chain.mine(5)
         assert await task.wait() == Decimal("1.5")
     assert await bench.chain.balance(bob) == 15 * ETHER // 10
@@ -204,6 +204,47 @@ async def test_a_settled_payment_that_was_undone_holds_nobody_up(bench: Bench) -
     assert "nonces_missing" not in bench.log.events()
 
 
+async def test_a_payment_that_was_undone_is_not_forgotten_when_its_account_is_paid_again(
+    bench: Bench,
+) -> None:
+    bob = await bench.add_peer()
+    async with bench.engine(confirmations=1, bump_after_s=0.1) as sender:
+        assert await sender.settle("bob", Decimal(1), "s1") == 1
+        await bench.chain.rpc("anvil_reorg", 1, [])
+        async with settling(sender, "2", "s2") as task:
+            assert await task.wait() == 2
+        assert await bench.chain.balance(bob) == 3 * ETHER
+        assert await sender.settle("bob", Decimal(4), "s3") == 4
+    assert [payment.settlement_id for payment in await bench.kept()] == ["s3"]
+    assert bench.log.events().count("payment_undone") == 1
+    assert "nonces_missing" not in bench.log.events()
+
+
+async def test_a_payment_that_was_undone_is_sent_again_though_nothing_waits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.ethereum.watching._IDLE_S", 0.1)
+    bob = await bench.add_peer()
+    async with bench.engine(confirmations=1) as sender:
+        assert await sender.settle("bob", Decimal(1), "s1") == 1
+        await bench.chain.rpc("anvil_reorg", 1, [])
+        assert await bench.chain.balance(bob) == 0
+        await eventually(lambda: bench.chain.balance(bob), bool)
+        await bench.wait_said("payment_undone")
+
+
+async def test_what_was_undone_and_is_not_known_any_more_is_told(bench: Bench) -> None:
+    await bench.add_peer()
+    await bench.add_peer("carol")
+    async with bench.engine(confirmations=1) as sender:
+        assert await sender.settle("bob", Decimal(1), "s1") == 1
+        assert await sender.settle("bob", Decimal(1), "s2") == 1
+        await bench.chain.rpc("anvil_reorg", 2, [])  # of both, and s1 is forgotten
+        async with settling(sender, "2", "s3", "carol"):
+            await bench.wait_said("nonces_missing")
+    assert "no transaction of ours is known for nonce 0, and" in str(bench.log.lines)
+
+
 # --- replaced ---
 
 
@@ -243,8 +284,6 @@ async def test_the_same_payment_with_a_fee_that_was_forgotten_is_settled(bench: 
 
 
 async def test_a_replacement_of_long_ago_is_found(bench: Bench) -> None:
-    if bench.chain.tools == HARDHAT_TOOLS:
-        pytest.skip("hardhat tells old counts wrongly when many blocks were made at once")
     await bench.add_peer()
     await bench.chain.automine(False)
     async with bench.engine() as sender, settling(sender) as task:
@@ -312,7 +351,7 @@ async def test_a_restored_database_goes_on_after_what_it_has_forgotten(bench: Be
 async def test_doubt_ends_when_all_that_was_open_has_been_asked_for(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engines.ethereum.wallet._DOUBT_S", 0.05)
+    monkeypatch.setattr("engines.ethereum.doubts._LASTS_S", 0.4)
     await bench.add_peer()
     async with bench.engine(confirmations=1):
         pass
@@ -321,7 +360,7 @@ async def test_doubt_ends_when_all_that_was_open_has_been_asked_for(
     await eventually(lambda: bench.chain.nonce(bench.address), bool)
     async with bench.engine(confirmations=1) as sender:
         assert await sender.find_settlement("bob", "before") is None
-        await trio.sleep(0.2)
+        await trio.sleep(0.5)
         assert await sender.find_settlement("bob", "before") is None
         assert await sender.find_settlement("bob", "after") == 0
 

@@ -9,12 +9,16 @@ import trio
 
 from engines.ethereum import abi
 from engines.ethereum.asset import Asset, Ether, Token
+from engines.ethereum.doubts import Doubts
 from engines.ethereum.fees import Fees, bump, offer
 from engines.ethereum.node import RpcError
+from engines.ethereum.payments import Payments
 from engines.ethereum.rpc import View
 from engines.ethereum.telling import Seldom
 from engines.ethereum.transactions import Payment, from_state
 from engines.ethereum.verdicts import Verdicts
+from settled import Services
+from settled.testing import MemoryStore
 from tests.engines.ethereum.bench import Log
 
 US, BOB = "0x" + "aa" * 20, "0x" + "bb" * 20
@@ -95,7 +99,9 @@ def transaction(**changes: Any) -> dict[str, Any]:
 class Judge:
     def __init__(self, asset: Asset | None = None) -> None:
         self.log = Log()
-        self.verdicts = Verdicts(US, asset or Ether(), CONFIRMATIONS, Seldom(self.log))
+        services = Services(MemoryStore(), cast(Any, None), cast(Any, None))
+        self.doubts = Doubts(services, Payments(services), US)
+        self.verdicts = Verdicts(US, asset or Ether(), CONFIRMATIONS, self.doubts, Seldom(self.log))
 
     async def says(self, node: Node, of: Payment | None = None) -> list[Decimal | None]:
         found = await self.verdicts.find(cast(View, node), [of or payment()])
@@ -163,6 +169,7 @@ async def test_without_a_receipt_of_ours_another_transaction_is_the_proof() -> N
         assert await judge.says(Node(head, transactions=[transaction()])) == []
     assert await judge.says(Node(22, transactions=[transaction()])) == [Decimal(0)]
     assert judge.log.events() == ["nonce_used_by_another"]
+    assert judge.doubts.present
 
 
 @pytest.mark.parametrize(
@@ -210,6 +217,12 @@ async def test_a_nonce_that_nothing_seems_to_have_used_is_left_open() -> None:
 
 async def test_recent_states_are_enough_for_what_happened_recently() -> None:
     node = Node(1022, transactions=[transaction()], used_in=1020, oldest_state=1000)
+    assert await Judge().says(node, payment(head=10)) == [Decimal(0)]
+
+
+@pytest.mark.parametrize("used_in", range(1001, 1023))
+async def test_the_last_state_before_it_is_enough_wherever_it_was(used_in: int) -> None:
+    node = Node(1024, transactions=[transaction()], used_in=used_in, oldest_state=used_in - 1)
     assert await Judge().says(node, payment(head=10)) == [Decimal(0)]
 
 
