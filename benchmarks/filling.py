@@ -4,6 +4,7 @@ The books of what is made are in order: every key has its entry in the journal, 
 been paid what was asked for, and what is undelivered stands in its balance.
 """
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -110,6 +111,8 @@ def fill(path: Path, size: Size, say: Callable[[str], None]) -> None:
     for left in path.parent.glob(f"{making.name}-*"):
         left.unlink()
     making.with_name(f"{making.name}.lock").unlink(missing_ok=True)
+    with making.open("rb") as made:
+        os.fsync(made.fileno())  # lest the disk is busy with it while a daemon starts on it
     making.rename(path)
 
 
