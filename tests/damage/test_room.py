@@ -12,11 +12,10 @@ import trio
 from trio.testing import MockClock
 
 from settled import limits
-from settled.amounts import Quantity
 from settled.errors import AccountNotFound, StoreFull
 from settled.setting_values import parse_bytes
 from settled.store.memory import MemoryStore
-from settled.store.records import Queued, Space
+from settled.store.records import Queued, Request, Space
 from settled.store.sqlite import open_sqlite
 from tests.harness import Running, ScriptedEngine, clock_ms, running
 
@@ -38,10 +37,10 @@ class SmallStore(MemoryStore):
         self.looks += 1
         return Space(self.free_bytes, RESERVE) if self.has_disk else None
 
-    async def queue_settlement(self, account_id: str, quantity: Quantity, key: str) -> Queued:
+    def _queue(self, request: Request) -> Queued:
         if self.full:
             raise StoreFull("the database cannot write now: nothing was recorded")
-        return await super().queue_settlement(account_id, quantity, key)
+        return super()._queue(request)
 
 
 async def passing(seconds: float) -> None:

@@ -220,7 +220,7 @@ def damaged(path: Path, closed: Good) -> Path:
     with closing(sqlite3.connect(path)) as conn:
         conn.execute("PRAGMA writable_schema = ON")
         root = conn.execute(
-            "SELECT rootpage FROM sqlite_schema WHERE name = 'idempotency_keys_tick'"
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'idempotency_keys_key'"
         ).fetchone()[0]
     with path.open("r+b") as file:
         file.seek((root - 1) * 4096)
