@@ -213,6 +213,7 @@ class Watcher:
             settlement=payment.settlement_id,
             nonce=payment.nonce,
             max_fee=gwei(fees.max_fee),
+            transaction=replacement.hashes[-1],
         )
 
     def _tell_stuck(self, payment: Payment, limit: str) -> None:

@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 import trio
 
+from engines.ethereum import abi
 from settled import NotSettled, SettlementPending
 from tests.engines.ethereum.anvil import ETHER, FEE, HALVES, LIE, REFUSE, REVERT, SILENT, Chain
 from tests.engines.ethereum.bench import Bench, eventually, settling
@@ -23,6 +24,7 @@ async def test_it_is_settled_when_it_has_its_confirmations_and_not_before(bench:
     bob = await bench.add_peer()
     async with bench.engine() as sender, settling(sender) as task:
         (payment,) = await bench.wait_kept()
+        assert payment.hashes[0] in str(bench.log.lines)
         await eventually(lambda: bench.chain.balance(bob), bool)
         await bench.chain.mine(1)
         await trio.sleep(0.1)
@@ -91,7 +93,9 @@ async def test_nobody_is_paid_before_he_has_told_his_address(bench: Bench) -> No
 
 async def test_too_little_ether_is_told_in_numbers(bench: Bench) -> None:
     await bench.add_peer()
-    await refused(bench, rf"{bench.address} has 100 ether and needs 100\.00.* top it up", "100")
+    await refused(
+        bench, rf"{bench.address} has 100 ether and needs 100\.0\d* with gas: top it up", "100"
+    )
 
 
 async def test_what_is_on_its_way_is_not_paid_with_twice(bench: Bench) -> None:
@@ -170,6 +174,19 @@ async def test_tokens_are_paid(tokens: Bench, mode: int, settled: str) -> None:
     async with tokens.engine(confirmations=1) as sender:
         assert await sender.settle("bob", Decimal("1.5"), "s1") == Decimal(settled)
     assert await held(tokens) == 1_500_000
+
+
+async def test_a_token_gets_a_quarter_more_gas_than_it_took_when_it_was_tried(
+    tokens: Bench,
+) -> None:
+    bob = await tokens.add_peer()
+    call = {"from": tokens.address, "to": tokens.options.token}
+    call["data"] = abi.transfer_call(bob, 1_500_000)
+    estimated = int(await tokens.chain.rpc("eth_estimateGas", call), 16)
+    async with tokens.engine(confirmations=1) as sender:
+        await sender.settle("bob", Decimal("1.5"), "s1")
+    (payment,) = await tokens.kept()
+    assert payment.gas == estimated + estimated // 4
 
 
 async def test_what_a_token_keeps_for_itself_is_not_settled(tokens: Bench) -> None:
