@@ -56,9 +56,9 @@ _ETHEREUM: Final = "engines/ethereum/"
 _ETHEREUM_TESTS: Final = tuple(
     f"tests/engines/ethereum/test_{name}.py"
     for name in (
-        *("abi", "floods", "forgotten", "hostile", "receiving", "receiving_crashes"),
-        *("reorganisations", "rpc", "scanning", "sending", "sending_crashes", "start"),
-        *("trouble", "units", "verdicts"),
+        *("abi", "doubts", "entries", "floods", "forgotten", "hostile", "payments"),
+        *("receiving", "receiving_crashes", "reorganisations", "rpc", "scanning"),
+        *("sending", "sending_crashes", "start", "trouble", "units", "verdicts"),
     )
 )
 _NODE: Final = "tests/engines/ethereum/node/node_modules"
