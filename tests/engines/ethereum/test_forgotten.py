@@ -135,10 +135,15 @@ async def test_what_was_not_sent_is_told_once_the_node_has_caught_up(
         assert await sender.find_settlement("bob", "s1") == 0
 
 
+@pytest.mark.parametrize(
+    "version", [None, "anvil/v1.7.1", "HardhatNetwork/2.29.1", "Ganache/v7.9.2/EthereumJS"]
+)
 async def test_a_chain_of_the_desk_that_makes_no_blocks_for_hours_is_no_cause_for_doubt(
-    bench: Bench, node: Front
+    bench: Bench, node: Front, version: str | None
 ) -> None:
     node.age_s = 5 * 3600
+    if version is not None:
+        node.answers["web3_clientVersion"] = version
     async with bench.engine() as sender:
         assert await sender.find_settlement("bob", "s1") == 0
     assert "settlement_not_told_yet" not in bench.log.events()
@@ -176,6 +181,18 @@ async def test_what_a_node_says_of_its_syncing_that_is_not_understood_is_syncing
     async with bench.engine() as sender:
         node.answers["eth_syncing"] = syncing
         assert await sender.find_settlement("bob", "s1") is None
+        assert "settlement_not_told_yet" in bench.log.events()
+
+
+@pytest.mark.parametrize("block", [None, {}, "0x1", {"timestamp": None}])
+async def test_a_node_that_does_not_show_its_newest_block_tells_nothing(
+    bench: Bench, node: Front, block: object
+) -> None:
+    node.answers["web3_clientVersion"] = GETH
+    async with bench.engine() as sender:
+        assert await sender.find_settlement("bob", "s1") == 0
+        node.answers["eth_getBlockByNumber"] = block
+        assert await sender.find_settlement("bob", "s2") is None
         assert "settlement_not_told_yet" in bench.log.events()
 
 

@@ -284,6 +284,27 @@ async def test_a_range_that_a_node_refuses_is_halved(chain: Chain, payer: Payer)
     assert len(refused) < 8
 
 
+async def test_more_is_asked_for_again_once_a_node_gives_it(chain: Chain, payer: Payer) -> None:
+    receiver = await tokens(chain, payer)
+    receiver.poll_s = 60  # while blocks are left, nothing is waited for
+    asked: list[int] = []
+
+    class Recovering(Narrow):
+        async def read(self, calls: list[Any]) -> list[Any]:
+            found = await super().read(calls)
+            for method, parameters in calls:
+                if method == "eth_getLogs":
+                    wanted = parameters[0]
+                    asked.append(int(wanted["toBlock"], 16) - int(wanted["fromBlock"], 16) + 1)
+            return found
+
+    receiver.hinder = lambda view: Recovering(view, 100 if asked else 1, [])
+    await chain.mine(130)
+    await receiver.run_to_end()
+    assert asked[:50] == [1] * 16 + [2] * 16 + [4] * 16 + asked[48:50]
+    assert set(asked[48:-1]) <= {8}
+
+
 async def test_thousands_of_blocks_are_caught_up_with_and_told_of(
     chain: Chain, payer: Payer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

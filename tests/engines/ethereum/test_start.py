@@ -87,7 +87,8 @@ async def refused(
 async def test_the_asset_scale_is_that_of_ether_or_of_the_token(chain: Chain) -> None:
     assert (await start(options_for(chain))).asset_scale == 18
     token = await chain.deploy_token(6)
-    assert (await start(options_for(chain, token=token))).asset_scale == 6
+    for written in (token, "0x" + token[2:].upper()):
+        assert (await start(options_for(chain, token=written))).asset_scale == 6
 
 
 async def test_without_a_node_it_does_not_start() -> None:

@@ -117,6 +117,7 @@ async def test_at_the_cap_it_is_sent_as_it_is_and_said_once(bench: Bench) -> Non
         (payment,) = await bench.kept()
         assert 3 * GWEI < payment.fees.max_fee <= 4 * GWEI
         assert bench.log.events().count("payment_stuck") == 1
+        assert "nonce_used_by_unknown" not in bench.log.events()  # nothing has used it
         await bench.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
         await bench.wait_pool()
         await bench.chain.mine(5)
@@ -129,6 +130,17 @@ async def test_no_fee_is_raised_while_no_block_is_made(bench: Bench) -> None:
     async with bench.engine(bump_after_s=0.05) as sender, settling(sender):
         await bench.wait_pool()
         await trio.sleep(0.5)
+        (payment,) = await bench.kept()
+        assert len(payment.hashes) == 1
+
+
+async def test_no_fee_is_raised_before_its_time(bench: Bench) -> None:
+    await bench.add_peer()
+    await bench.chain.automine(False)
+    async with bench.engine(bump_after_s=60) as sender, settling(sender):
+        await bench.wait_pool()
+        await stuck(bench)
+        await trio.sleep(0.2)
         (payment,) = await bench.kept()
         assert len(payment.hashes) == 1
 

@@ -259,6 +259,10 @@ def test_a_replacement_offers_an_eighth_more_of_both_or_nothing() -> None:
     assert bump(Fees(0, 0), None, 1000) == Fees(1, 1)
 
 
+def test_a_payment_costs_its_value_and_all_of_its_gas_at_most() -> None:
+    assert payment().cost == 5 + 21_000 * 10**9
+
+
 # --- on disk ---
 
 
