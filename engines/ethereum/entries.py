@@ -145,8 +145,8 @@ class Entries:
             self._strangers.add(
                 sender=transfer.sender,
                 **fields,
-                reason="no account's peer has proved this address, the last of them: `settled "
-                "ethereum unclaimed`",
+                reason="payments from addresses that no account's peer has proved, this one the "
+                "last: `settled ethereum unclaimed`",
             )
         else:
             self._services.log.info("ethereum_payment", account=owner, **fields)
