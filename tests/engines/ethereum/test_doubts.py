@@ -68,6 +68,7 @@ async def test_what_was_asked_for_meanwhile_stays_in_doubt(
     doubts = await begun(services)
     await doubts.begin(ours=1, chain=3, next_nonce=2)
     assert await services.state.get("next_nonce") == 2
+    assert (await services.state.get("doubt"))["seen"] == 3
     assert await doubts.concerns("a", "s1")
     assert await doubts.concerns("a", "s1")
     await trio.sleep(3 * HOUR_S)
