@@ -46,7 +46,6 @@ SHORTAGE_OVER_S: Final = 60  # after that, the next one is logged again
 
 # What one of them may send at a time.
 READ_BYTES_MAX: Final = 4096
-ROUNDS_AT_ONCE: Final = 4  # one reads, the others are being committed
 ROUND_MAX: Final = 64  # connections that are read before others have their turn
 LANE_REST_S: Final = 0.2  # for the rest of an ordinary request, before Hypercorn waits for it
 STREAMS_MAX: Final = 100  # requests at once on one HTTP/2 connection

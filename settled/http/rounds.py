@@ -62,22 +62,15 @@ class Rounds:
         self.operations = operations
         self._epoll = epoll
         self._places: dict[int, _Place] = {}
-        self._reading = trio.Lock()
 
     async def run(self) -> None:
-        """Answer what comes, round for round."""
+        """Answer what comes, round for round; reading waits for no commit."""
         async with trio.open_nursery() as nursery:
-            for _ in range(limits.ROUNDS_AT_ONCE):
-                nursery.start_soon(self._go_round, nursery)
-
-    async def _go_round(self, nursery: trio.Nursery) -> None:
-        """Read a round and answer it; meanwhile the next of these tasks reads."""
-        while True:
-            async with self._reading:
+            while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
                 places, posts = self._read()
-            if places:
-                await self._answer(nursery, places, posts)
+                if places:
+                    nursery.start_soon(self._answer, nursery, places, posts)
 
     async def receive(self, sock: trio.socket.SocketType, slot: Slot) -> bytes:
         """Answer the settlements of a connection; return the first that it sends of anything else.

@@ -121,20 +121,21 @@ async def test_a_round_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(len(call) for call in operations.calls) == 2
 
 
-async def test_a_round_does_not_wait_for_the_former_one() -> None:
-    operations, first = Together(), trio.Event()
-    operations.end = first.wait
+async def test_no_round_waits_for_a_former_one() -> None:
+    operations, busy = Together(), trio.Event()
+    operations.end = busy.wait
     async with running(operations) as lane:
-        one, other = lane.client(), lane.client()
-        one.sock.send(ORDINARY)
-        await wait_all_tasks_blocked(0.01)
+        first, other = [lane.client() for _ in range(20)], lane.client()
+        for client in first:
+            client.sock.send(ORDINARY)
+            await wait_all_tasks_blocked(0.01)
         operations.end = lambda: None
         other.sock.send(ORDINARY)
         await wait_all_tasks_blocked(0.01)
-        assert (one.answer(), other.answer()[:15]) == (b"", ANSWER)
-        first.set()
+        assert ([client.answer() for client in first], other.answer()[:15]) == ([b""] * 20, ANSWER)
+        busy.set()
         await wait_all_tasks_blocked(0.01)
-        assert one.answer().startswith(ANSWER)
+        assert all(client.answer().startswith(ANSWER) for client in first)
 
 
 @pytest.mark.parametrize(
