@@ -58,9 +58,10 @@ class Doubts:
             chain: how many there are.
             next_nonce: of our next transaction from now on.
         """
-        self._begin()
+        self._begin()  # at once: whoever asks while that is written down is told of it
         mark = {"since": time.time(), "kept": ours, "seen": chain}
         async with self._lock:
+            self._begin()  # again, should the doubt of before have ended right then
             await self._payments.set_next_nonce(next_nonce, **{_DOUBT: mark})
         self._services.log.error(
             "transactions_unknown",
@@ -80,10 +81,10 @@ class Doubts:
 
     async def concerns(self, account_id: str, settlement_id: str) -> bool:
         """Say whether a settlement that is not written down may have been sent all the same."""
-        key = f"{_DOUBT}:{settlement_id}"
+        key, was_present = f"{_DOUBT}:{settlement_id}", self.present
         if await self._services.state.get(key) is not None:
             return True
-        if not self.present:
+        if not (was_present or self.present):  # it may begin or end meanwhile
             return False
         await self._services.state.set(key, True)
         self._services.log.error(

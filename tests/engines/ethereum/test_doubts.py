@@ -78,3 +78,53 @@ async def test_what_was_asked_for_meanwhile_stays_in_doubt(
         "transactions_unknown",
         "settlement_unknown_since_restore",
     ]
+
+
+@pytest.mark.parametrize("noted", [True, False])
+async def test_doubt_that_begins_while_another_ends_lasts_as_long_as_any(
+    autojump_clock: trio.testing.MockClock,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
+    noted: bool,
+) -> None:
+    doubts = await begun(services)
+    await doubts.begin(ours=1, chain=2, next_nonce=2)
+    delete = services.state.delete
+
+    async def again() -> None:
+        if noted:
+            await doubts.note()
+        else:
+            await doubts.begin(ours=2, chain=3, next_nonce=3)
+
+    async def slowly(key: str) -> None:
+        services.nursery.start_soon(again)
+        await trio.sleep(1)
+        await delete(key)
+
+    monkeypatch.setattr(services.state, "delete", slowly)
+    await trio.sleep(2 * HOUR_S + 2)
+    monkeypatch.undo()
+    assert await services.state.get("doubt") is not None
+    assert doubts.present
+    assert await doubts.concerns("a", "s1")
+    await trio.sleep(2 * HOUR_S)
+    assert not doubts.present
+    assert await services.state.get("doubt") is None
+
+
+async def test_what_is_asked_for_in_the_moment_in_which_doubt_ends_is_in_doubt(
+    autojump_clock: trio.testing.MockClock, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doubts = await begun(services)
+    await doubts.begin(ours=1, chain=2, next_nonce=2)
+    get = services.state.get
+
+    async def slowly(key: str) -> Any:
+        await trio.sleep(2 * HOUR_S)
+        return await get(key)
+
+    monkeypatch.setattr(services.state, "get", slowly)
+    await trio.sleep(HOUR_S)
+    assert await doubts.concerns("a", "s1")
+    assert not doubts.present
