@@ -51,7 +51,10 @@ class Signer(Protocol):
         ...
 
     async def sign_transaction(self, transaction: UnsignedTransaction) -> SignedTransaction:
-        """Sign a transaction. The same one, signed again, may get another hash."""
+        """Sign a transaction. The same one, signed again, may get another hash.
+
+        Whatever it raises, or if it takes over 30 s, nothing is paid yet; it is asked again.
+        """
         ...
 
     async def sign_digest(self, digest: bytes) -> Signature:

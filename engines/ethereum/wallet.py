@@ -27,6 +27,7 @@ _TRANSFER_GAS: Final = 21_000
 # and one that no block takes would hold up all that have later nonces.
 _GAS_MAX: Final = 1_000_000
 _USUAL_TIP: Final = 10**9
+_SIGN_MAX_S: Final = 30.0  # all other payments wait for whoever keeps the key
 _BELONGS: Final = {  # what a database is of, as an operator would say it
     "address": "address",
     "chain_id": "chain",
@@ -207,7 +208,8 @@ class Wallet:
             payment: what is paid, without a nonce and not signed yet.
 
         Raises:
-            NotSettled: when the money does not suffice, beside what is on its way already.
+            NotSettled: when the money does not suffice, beside what is on its way already, or it
+                is not signed.
         """
         async with self._lock:
             if await self._payments.find(payment.settlement_id) is not None:
@@ -241,8 +243,17 @@ class Wallet:
         self._asset.check(quote.answers, units, sum(payment.units for payment in pending))
 
     async def sign(self, payment: Payment, fees: Fees) -> Payment:
-        """Return the payment with one more version of its transaction, at these fees."""
-        signed = await self._signer.sign_transaction(payment.unsigned(self._chain_id, fees))
+        """Return the payment with one more version of its transaction, at these fees.
+
+        Raises:
+            NotSettled: when whoever keeps the key does not sign, for whatever reason.
+        """
+        try:
+            with trio.fail_after(_SIGN_MAX_S):
+                signed = await self._signer.sign_transaction(payment.unsigned(self._chain_id, fees))
+        except Exception as error:
+            why = f"{type(error).__name__} {error}".strip()
+            raise NotSettled(f"nothing was signed: {why}: see to what keeps the key") from error
         return payment.signed("0x" + signed.raw.hex(), signed.hash, fees)
 
 

@@ -21,7 +21,7 @@ from engines.ethereum.transactions import Payment
 from engines.ethereum.units import gwei
 from engines.ethereum.verdicts import Verdicts
 from engines.ethereum.wallet import Wallet, base_fee_of, tip_of
-from settled import AccountNotFound, Services
+from settled import AccountNotFound, NotSettled, Services
 
 _NUDGES_S: Final = (0.0, 1.0, 10.0, 60.0, 600.0)
 _WRITE_MAX: Final = 200
@@ -198,14 +198,20 @@ class Watcher:
             fees = bump(payment.fees, now, self._wallet.cap)
             more = 0 if fees is None else payment.gas * (fees.max_fee - payment.fees.max_fee)
             if fees is None or more > spare:
-                self._tell_stuck(payment, "max_fee_gwei" if fees is None else "our ether")
+                limit = "max_fee_gwei" if fees is None else "our ether"
+                why = f"{limit} does not allow a higher fee, raise it to have it paid sooner"
+                self._tell_stuck(payment, why)
                 continue
             spare -= more
             await self._replace(view, payment, fees)
 
     async def _replace(self, view: View, payment: Payment, fees: Fees) -> None:
         """Sign the payment again with higher fees; it is written down before it is sent."""
-        replacement = await self._wallet.sign(payment, fees)
+        try:
+            replacement = await self._wallet.sign(payment, fees)
+        except NotSettled as error:
+            self._tell_stuck(payment, str(error))
+            return
         await self._payments.change([replacement])
         self._watches[payment.settlement_id] = _Watch(trio.current_time(), view.head)
         self._services.log.info(
@@ -216,7 +222,7 @@ class Watcher:
             transaction=replacement.hashes[-1],
         )
 
-    def _tell_stuck(self, payment: Payment, limit: str) -> None:
+    def _tell_stuck(self, payment: Payment, why: str) -> None:
         self._seldom.warning(
             "payment_stuck",
             payment.settlement_id,
@@ -224,8 +230,7 @@ class Watcher:
             account=payment.account_id,
             nonce=payment.nonce,
             max_fee=gwei(payment.fees.max_fee),
-            reason=f"it is in no block, and {limit} does not allow a higher fee: it is sent again "
-            f"as it is; raise {limit} to have it paid sooner",
+            reason=f"it is in no block, and is sent again as it is: {why}",
         )
 
     async def _make_again(self, view: View, undone: Sequence[Payment]) -> None:

@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from engines.ethereum.fees import Fees
+from engines.ethereum.signing import SignedTransaction
 from engines.ethereum.transactions import UnsignedTransaction
 from settled import NotSettled
 from tests.engines.ethereum.anvil import CHAIN_ID, ETHER, GWEI, RICH, Chain
@@ -161,6 +162,40 @@ async def test_no_fee_is_raised_that_we_could_not_pay(bench: Bench) -> None:
         await bench.chain.mine(5)
         assert await task.wait() == Decimal("1.5")
     assert await bench.chain.balance(bob) == 15 * ETHER // 10
+
+
+async def test_a_signer_that_is_away_ends_nothing_and_is_asked_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bob = await bench.add_peer()
+    await bench.add_peer("carol")
+    sign = bench.signer.sign_transaction
+
+    async def closed(transaction: UnsignedTransaction) -> SignedTransaction:
+        raise OSError("the vault is closed")
+
+    async def silent(transaction: UnsignedTransaction) -> SignedTransaction:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr("engines.ethereum.wallet._SIGN_MAX_S", 0.05)
+    await bench.chain.automine(False)
+    async with bench.engine(bump_after_s=0.1) as sender, settling(sender) as task:
+        sent = await bench.wait_pool()
+        monkeypatch.setattr(bench.signer, "sign_transaction", closed)
+        await stuck(bench)
+        await bench.wait_said("payment_stuck")
+        assert "nothing was signed: OSError the vault is closed" in str(bench.log.lines[-1])
+        for keeper in (closed, silent):
+            monkeypatch.setattr(bench.signer, "sign_transaction", keeper)
+            with pytest.raises(NotSettled, match="nothing was signed: "):
+                await sender.settle("carol", Decimal(1), "s2")
+        monkeypatch.setattr(bench.signer, "sign_transaction", sign)
+        await eventually(bench.kept, lambda kept: kept[0].fees.max_fee > 20 * GWEI)
+        await eventually(bench.chain.pool, lambda pool: pool != sent)
+        await bench.chain.mine(5)
+        assert await task.wait() == Decimal("1.5")
+    assert await bench.chain.balance(bob) == 15 * ETHER // 10
+    assert await bench.chain.nonce(bench.address) == 1
 
 
 async def test_those_behind_a_stuck_one_keep_their_fees(bench: Bench) -> None:
