@@ -31,10 +31,16 @@ class WrongChain(Exception):
 
 
 class View:
-    """The chain as one node shows it, and no other; ``head`` is the number of its newest block."""
+    """The chain as one node shows it, and no other.
+
+    Attributes:
+        head: the number of its newest block.
+        is_newest: whether no node has shown newer blocks lately.
+    """
 
     def __init__(self, node: Node, head: int) -> None:
         self.head = head
+        self.is_newest = True
         self.shown_url = node.shown_url
         self._node = node
 
@@ -231,3 +237,4 @@ class Rpc:
             self._head, self._head_at = head, now
         elif self._head - head > BEHIND_BLOCKS_MAX:
             raise node.failed(f"is {self._head - head} blocks behind", rest_s=_PATIENCE_S)
+        view.is_newest = head >= self._head

@@ -96,11 +96,12 @@ class Watcher:
             over = await self._verdicts.find(view, mined)
             for start in range(0, len(over), _WRITE_MAX):
                 await self._finish(over[start : start + _WRITE_MAX])
-            undone = [p for p in self._payments.from_nonce(count) if p.settled]
-            await self._make_again(view, undone)
             waiting = [payment for payment in pending if payment.nonce >= count]
-            if waiting:
-                self._find_gap(count, waiting[0], undone)
+            if view.is_newest:  # of one that is behind, nothing is missing that it does not show
+                undone = [p for p in self._payments.from_nonce(count) if p.settled]
+                await self._make_again(view, undone)
+                if waiting:
+                    self._find_gap(count, waiting[0], undone)
             await self._push(view, count, waiting)
 
     async def _finish(self, over: Sequence[Payment]) -> None:

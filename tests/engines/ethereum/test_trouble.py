@@ -12,6 +12,7 @@ from engines.ethereum.transactions import UnsignedTransaction
 from settled import NotSettled
 from tests.engines.ethereum.anvil import CHAIN_ID, ETHER, GWEI, RICH, Chain
 from tests.engines.ethereum.bench import Bench, eventually, found, settling
+from tests.engines.ethereum.front import front
 
 
 @pytest.fixture
@@ -291,6 +292,27 @@ async def test_what_was_undone_and_is_not_known_any_more_is_told(bench: Bench) -
         async with settling(sender, "2", "s3", "carol"):
             await bench.wait_said("nonces_missing")
     assert "no transaction of ours is known for nonce 0, and" in str(bench.log.lines)
+
+
+async def test_a_second_node_that_is_some_blocks_behind_has_undone_nothing(chain: Chain) -> None:
+    async with front(chain) as first, front(chain) as second:
+        urls = {"rpc_url": first.url, "rpc_url_2": second.url}
+        bench = Bench(chain, await chain.signer(), confirmations=1, **urls)
+        await bench.add_peer()
+        async with bench.engine() as sender:
+            second.head = await chain.head()
+            for settlement_id in ("s1", "s2"):  # the first is forgotten when the second begins
+                assert await sender.settle("bob", Decimal(1), settlement_id) == 1
+            await chain.mine(1)
+            await trio.sleep(0.1)
+            first.down = True
+            async with settling(sender, "2", "s3") as task:
+                await bench.wait_kept(2)
+                await trio.sleep(0.3)
+                assert {"payment_undone", "nonces_missing"}.isdisjoint(bench.log.events())
+                second.head = None
+                assert await task.wait() == 2
+        assert bench.log.events().count("ethereum_node_failed") == 1
 
 
 # --- replaced ---
