@@ -60,8 +60,12 @@ class Asset(Protocol):
         """
         ...
 
-    def moved(self, receipt: dict[str, Any], payment: Payment, sender: str) -> int:
+    async def moved(
+        self, view: View, receipt: dict[str, Any], payment: Payment, sender: str
+    ) -> int | None:
         """Return how many units a transaction that was mined with success has moved.
+
+        ``None``: that cannot be told.
 
         Raises:
             ValueError: when the receipt does not say.
@@ -87,7 +91,9 @@ class Ether:
     def check(self, answers: list[Any], units: int, pending: int) -> None:
         """See ``Asset``: the ether that we have is looked at for every payment."""
 
-    def moved(self, receipt: dict[str, Any], payment: Payment, sender: str) -> int:
+    async def moved(
+        self, view: View, receipt: dict[str, Any], payment: Payment, sender: str
+    ) -> int:
         """See ``Asset``: a transaction that succeeded has moved its value."""
         return payment.value
 
@@ -158,13 +164,36 @@ class Token:
         if not abi.says_true(result):
             raise NotSettled(f"{self.name} would not move: transfer returns false")
 
-    def moved(self, receipt: dict[str, Any], payment: Payment, sender: str) -> int:
-        """See ``Asset``: what its Transfer logs from us to the payee say."""
+    async def moved(
+        self, view: View, receipt: dict[str, Any], payment: Payment, sender: str
+    ) -> int | None:
+        """See ``Asset``: what its Transfer logs from us to the payee say.
+
+        Not all tokens log what they move: without such a log, it has moved nothing only if neither
+        our balance nor the payee's is another than one block before.
+        """
         logs = receipt.get("logs")
         if not isinstance(logs, list):  # what is not shown may have moved all the same
             raise ValueError("the node gave a receipt with no logs")  # noqa: TRY004
-        return sum(
+        logged = sum(
             transfer.value
             for _, transfer in abi.transfers_of(self.token, logs)
             if (transfer.sender, transfer.recipient) == (sender, payment.payee)
         )
+        if logged:
+            return logged
+        block = abi.number(receipt.get("blockNumber"))
+        balances = [
+            await view.batch(
+                [
+                    ("eth_call", [{"to": self.token, "data": abi.balance_call(owner)}, hex(number)])
+                    for number in (block - 1, block)
+                ]
+            )
+            for owner in (sender, payment.payee)
+        ]
+        try:
+            same = all(abi.read_uint(before) == abi.read_uint(after) for before, after in balances)
+        except ValueError:  # or an error: the node has no such old states
+            same = False
+        return 0 if same else None

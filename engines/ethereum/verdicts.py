@@ -121,19 +121,25 @@ class Verdicts:
             for n, block in zip(numbers, blocks, strict=True)
             if block is not None
         }
-        return [
-            self._outcome(payment, receipt)
+        outcomes = [
+            await self._outcome(view, payment, receipt)
             for payment, receipt in over
             if hashes.get(abi.number(receipt["blockNumber"]))
             == abi.hash32(receipt.get("blockHash"))
         ]
+        return [outcome for outcome in outcomes if outcome is not None]
 
-    def _outcome(self, payment: Payment, receipt: dict[str, Any]) -> Payment:
+    async def _outcome(
+        self, view: View, payment: Payment, receipt: dict[str, Any]
+    ) -> Payment | None:
         mined_as = abi.hash32(receipt["transactionHash"])
         payment = payment.mined(mined_as)
         if abi.number(receipt.get("status")) != _SUCCEEDED:
             return fail(payment, f"transaction {mined_as} was mined and failed: it moved nothing")
-        units = self._asset.moved(receipt, payment, self._address)
+        units = await self._asset.moved(view, receipt, payment, self._address)
+        if units is None:
+            self._tell_unclear(view, payment)
+            return None
         if not units:
             return fail(payment, f"transaction {mined_as} was mined, but moved nothing")
         return settle(payment, to_amount(units, self._asset.decimals))
@@ -175,6 +181,20 @@ class Verdicts:
             reason=f"{reason}: see on the ledger what it paid, and use the key nowhere else",
         )
         return fail(payment, reason)
+
+    def _tell_unclear(self, view: View, payment: Payment) -> None:
+        self._lost_at.setdefault(payment.settlement_id, view.head)
+        self._look_at[payment.settlement_id] = view.head + 1
+        self._seldom.error(
+            "payment_unclear",
+            payment.settlement_id,
+            settlement=payment.settlement_id,
+            account=payment.account_id,
+            transaction=payment.hashes[-1],
+            reason="the transaction succeeded, and no log of the token says that it has moved "
+            "anything, nor do the balances say that it has not: see on the ledger what it has "
+            f"paid, then `settled settlements resolve {payment.settlement_id}`",
+        )
 
     def _tell_lost(self, view: View, payment: Payment, why: str) -> None:
         """Say that it cannot be told what used a nonce, if that is no passing thing."""

@@ -58,9 +58,12 @@ class Node:
     transactions: list[dict[str, Any]] = field(default_factory=list)
     used_in: int = 20
     oldest_state: int = 0
+    balances: dict[str, list[Any]] = field(default_factory=dict)  # before and after that block
 
     async def read(self, calls: list[tuple[str, list[Any]]]) -> list[Any]:
         return [await self.call(method, *parameters) for method, parameters in calls]
+
+    batch = read
 
     async def call(self, method: str, *parameters: Any) -> Any:
         await trio.lowlevel.checkpoint()
@@ -68,6 +71,9 @@ class Node:
             return self.receipts.get(parameters[0])
         if method == "eth_getBlockByNumber":
             return await self.block(abi.number(parameters[0]))
+        if method == "eth_call":
+            owner = "0x" + parameters[0]["data"][-40:]
+            return self.balances[owner][abi.number(parameters[1]) - self.used_in + 1]
         assert method == "eth_getTransactionCount"
         number = abi.number(parameters[1])
         if number < self.oldest_state:
@@ -152,6 +158,29 @@ async def test_a_receipt_without_logs_does_not_say_that_a_token_stood_still(logs
     judge = Judge(Token(OTHER[:42], 18))
     with pytest.raises(ValueError, match="no logs"):
         await judge.says(Node(22, {OURS: receipt(logs=logs)}))
+
+
+def balance(units: int) -> str:
+    return f"0x{units:064x}"
+
+
+async def test_a_token_without_logs_has_moved_nothing_only_if_no_balance_has_changed() -> None:
+    still = {US: [balance(7), balance(7)], BOB: [balance(0), balance(0)]}
+    node = Node(22, {OURS: receipt()}, balances=still)
+    assert await Judge(Token(OTHER[:42], 18)).says(node) == [Decimal(0)]
+
+
+@pytest.mark.parametrize("owner", [US, BOB])
+@pytest.mark.parametrize("after", [balance(5), "0x", RpcError(-32000, "missing trie node"), None])
+async def test_a_token_that_moves_and_does_not_say_so_is_left_open(owner: str, after: Any) -> None:
+    judge = Judge(Token(OTHER[:42], 18))
+    balances = {US: [balance(7), balance(7)], BOB: [balance(0), balance(0)]}
+    balances[owner][1] = after
+    for head in range(22, 25):
+        assert await judge.says(Node(head, {OURS: receipt()}, balances=balances)) == []
+    assert judge.log.events() == ["payment_unclear"]
+    assert judge.verdicts.is_lost("s1")
+    assert "settled settlements resolve s1" in str(judge.log.lines)
 
 
 @pytest.mark.parametrize("transactions", [5, None, "0x"])
