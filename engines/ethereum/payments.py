@@ -113,7 +113,7 @@ class Payments:
 
     def latest(self, payment: Payment) -> Payment:
         """Return the payment as it is now."""
-        return self._all[payment.settlement_id]
+        return self._all.get(payment.settlement_id, payment)
 
     async def outcome(self, settlement_id: str) -> Payment:
         """Wait until the outcome of a payment is known and written down."""

@@ -10,10 +10,10 @@ from typing import Protocol
 from engines.ethereum.asset import Asset
 from engines.ethereum.doubts import Doubts
 from engines.ethereum.node import RpcFailure
-from engines.ethereum.payments import Payments
+from engines.ethereum.payments import Payments, fail
 from engines.ethereum.rpc import Rpc
 from engines.ethereum.telling import Seldom
-from engines.ethereum.transactions import Payment
+from engines.ethereum.transactions import TOLD, Payment
 from engines.ethereum.units import to_units
 from engines.ethereum.uptodate import what_is_missing
 from engines.ethereum.verdicts import Verdicts
@@ -75,6 +75,7 @@ class Sender:
         return payment.settled
 
     async def _begin(self, account_id: str, amount: Decimal, settlement_id: str) -> None:
+        await self._give_up_resolved(account_id)
         payee = await self._peers.address(account_id)
         if payee is None:
             raise NotSettled(
@@ -101,6 +102,20 @@ class Sender:
             head=quote.head,
         )
         await self._wallet.take(quote, payment)
+
+    async def _give_up_resolved(self, account_id: str) -> None:
+        """Look no more for outcomes that are not to be seen, and that the operator has told.
+
+        He has if the account is paid again. What used their nonces may be what is forgotten.
+        """
+        lost = [
+            payment
+            for payment in self._payments.pending()
+            if payment.account_id == account_id and self._verdicts.is_lost(payment.settlement_id)
+        ]
+        if lost:
+            await self._doubts.note()
+            await self._payments.change(fail(payment, TOLD) for payment in lost)
 
     async def find_settlement(self, account_id: str, settlement_id: str) -> Decimal | None:
         """Say what became of a settlement that ended in doubt; see ``settled.Engine``.

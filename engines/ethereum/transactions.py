@@ -14,7 +14,9 @@ from engines.ethereum.fees import Fees
 
 PREFIX: Final = "tx:"
 
-State = Literal["pending", "settled", "not sent"]
+TOLD: Final = "its outcome was told by the operator"
+
+State = Literal["pending", "settled", "not sent", "resolved"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class Payment:
         """What has become of it."""
         if self.settled is None:
             return "pending"
+        if self.reason == TOLD:
+            return "resolved"
         return "settled" if self.settled else "not sent"
 
     @property

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 import trio
@@ -9,7 +10,7 @@ import trio
 from engines.ethereum.fees import Fees
 from engines.ethereum.signing import SignedTransaction
 from engines.ethereum.transactions import UnsignedTransaction
-from settled import NotSettled
+from settled import NotSettled, Services
 from tests.engines.ethereum.anvil import CHAIN_ID, ETHER, GWEI, RICH, Chain
 from tests.engines.ethereum.bench import Bench, eventually, found, settling
 from tests.engines.ethereum.front import front
@@ -386,6 +387,35 @@ async def test_what_used_the_nonce_and_cannot_be_seen_is_left_open(
         assert await sender.find_settlement("bob", "s1") is None
         text = str(bench.log.lines)
         assert "settled settlements resolve s1" in text
+
+
+async def test_what_the_operator_has_told_is_looked_for_no_more_and_puts_nothing_else_off(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.ethereum.doubts._LASTS_S", 0.5)
+    await bench.add_peer()
+    await bench.add_peer("carol")
+    async with bench.engine(confirmations=1) as sender:
+        assert await sender.settle("bob", Decimal(1), "s1") == 1
+    await bench.chain.mine(100)
+    (kept,) = await bench.kept()
+    unseen = replace(kept, hashes=("0x" + "ee" * 32,), settled=None)
+    await bench.keep(replace(unseen, head=await bench.chain.head() + 1000))
+    async with bench.engine(confirmations=1) as sender:
+        while "nonce_used_by_unknown" not in bench.log.events():
+            await bench.chain.mine(1)
+            await trio.sleep(0.03)
+        assert await sender.find_settlement("carol", "s2") is None
+        # That it is paid again says that s1 was resolved.
+        assert await sender.settle("bob", Decimal(2), "s3") == 2
+        assert [payment.settlement_id for payment in await bench.kept()] == ["s3"]
+        ((_, line),) = await Services(bench.store, Any, Any).state.items("paid:")  # type: ignore[arg-type]
+        assert (line["settlement"], line["state"]) == ("s1", "resolved")
+        # What used its nonce may have been s2; nothing that is asked for much later.
+        assert await sender.find_settlement("carol", "s2") is None
+        await trio.sleep(0.7)
+        assert await sender.find_settlement("carol", "s2") is None
+        assert await sender.find_settlement("carol", "s4") == 0
 
 
 # --- the database is older than the chain ---
