@@ -92,10 +92,11 @@ class Watcher:
             count = abi.number(
                 await view.call("eth_getTransactionCount", self._wallet.address, hex(view.head))
             )
-            mined = [payment for payment in pending if payment.nonce < count]
-            over = await self._verdicts.find(view, mined)
-            for start in range(0, len(over), _WRITE_MAX):
-                await self._finish(over[start : start + _WRITE_MAX])
+            unjudged = None
+            try:
+                await self._judge(view, [payment for payment in pending if payment.nonce < count])
+            except (RpcError, ValueError) as error:
+                unjudged = error  # that holds up none of those that are to be sent
             waiting = [payment for payment in pending if payment.nonce >= count]
             if view.is_newest:  # of one that is behind, nothing is missing that it does not show
                 undone = [p for p in self._payments.from_nonce(count) if p.settled]
@@ -103,6 +104,14 @@ class Watcher:
                 if waiting:
                     self._find_gap(count, waiting[0], undone)
             await self._push(view, count, waiting)
+            if unjudged is not None:
+                raise unjudged
+
+    async def _judge(self, view: View, mined: Sequence[Payment]) -> None:
+        """Bring those to an end whose outcomes are known."""
+        over = await self._verdicts.find(view, mined)
+        for start in range(0, len(over), _WRITE_MAX):
+            await self._finish(over[start : start + _WRITE_MAX])
 
     async def _finish(self, over: Sequence[Payment]) -> None:
         await self._payments.change(over)

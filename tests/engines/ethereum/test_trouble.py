@@ -316,6 +316,22 @@ async def test_a_second_node_that_is_some_blocks_behind_has_undone_nothing(chain
         assert bench.log.events().count("ethereum_node_failed") == 1
 
 
+async def test_a_payment_whose_outcome_the_node_does_not_tell_holds_no_other_up(
+    chain: Chain,
+) -> None:
+    async with front(chain) as node:
+        bench = Bench(chain, await chain.signer(), rpc_url=node.url, confirmations=1)
+        await bench.add_peer()
+        carol = await bench.add_peer("carol")
+        node.answers["eth_getTransactionReceipt"] = "indexing is in progress"
+        async with bench.engine() as sender, settling(sender) as first:
+            await bench.wait_said("payments_not_looked_at")
+            async with settling(sender, "2", "s2", "carol") as second:
+                await eventually(lambda: chain.balance(carol), bool)
+                node.answers.clear()
+                assert (await first.wait(), await second.wait()) == (Decimal("1.5"), 2)
+
+
 # --- replaced ---
 
 
