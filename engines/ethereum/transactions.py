@@ -15,6 +15,7 @@ from engines.ethereum.fees import Fees
 PREFIX: Final = "tx:"
 
 TOLD: Final = "its outcome was told by the operator"
+UNDONE: Final = "it was settled, and undone by a reorganisation"
 
 State = Literal["pending", "settled", "not sent", "resolved"]
 

@@ -5,7 +5,7 @@ ones; nothing else touches them.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
@@ -17,7 +17,7 @@ from engines.ethereum.options import EthereumOptions
 from engines.ethereum.payments import Payments
 from engines.ethereum.rpc import Rpc, View
 from engines.ethereum.telling import Seldom
-from engines.ethereum.transactions import Payment
+from engines.ethereum.transactions import UNDONE, Payment
 from engines.ethereum.units import gwei
 from engines.ethereum.verdicts import Verdicts
 from engines.ethereum.wallet import Wallet, base_fee_of, tip_of
@@ -97,12 +97,11 @@ class Watcher:
                 await self._judge(view, [payment for payment in pending if payment.nonce < count])
             except (RpcError, ValueError) as error:
                 unjudged = error  # that holds up none of those that are to be sent
-            waiting = [payment for payment in pending if payment.nonce >= count]
             if view.is_newest:  # of one that is behind, nothing is missing that it does not show
-                undone = [p for p in self._payments.from_nonce(count) if p.settled]
-                await self._make_again(view, undone)
-                if waiting:
-                    self._find_gap(count, waiting[0], undone)
+                await self._open_again([p for p in self._payments.from_nonce(count) if p.settled])
+            waiting = [payment for payment in self._payments.pending() if payment.nonce >= count]
+            if waiting and view.is_newest:
+                self._find_gap(count, waiting[0])
             await self._push(view, count, waiting)
             if unjudged is not None:
                 raise unjudged
@@ -114,8 +113,11 @@ class Watcher:
             await self._finish(over[start : start + _WRITE_MAX])
 
     async def _finish(self, over: Sequence[Payment]) -> None:
+        undone = {p.settlement_id for p in map(self._payments.latest, over) if p.reason == UNDONE}
         await self._payments.change(over)
         for payment in over:
+            if payment.settlement_id in undone and not payment.settled:
+                self._tell_gone(payment)
             self._watches.pop(payment.settlement_id, None)
             self._services.nursery.start_soon(self._nudge, payment)
 
@@ -243,8 +245,8 @@ class Watcher:
             reason=f"it is in no block, and is sent again as it is: {why}",
         )
 
-    async def _make_again(self, view: View, undone: Sequence[Payment]) -> None:
-        """Send again what was settled and is undone: it is owed, and it holds up all others.
+    async def _open_again(self, undone: Sequence[Payment]) -> None:
+        """Bring to an end again what was settled and is undone: it is owed, and holds up others.
 
         That is when the chain was changed deeper than the confirmations. What was found not to have
         paid is never sent again, for settled may have paid it anew.
@@ -260,11 +262,22 @@ class Watcher:
                 reason="it had its confirmations and is not in the chain any more: it is sent "
                 "again. Consider more confirmations",
             )
-        await view.batch([("eth_sendRawTransaction", [payment.raw]) for payment in undone])
+        if undone:
+            await self._payments.change(replace(p, settled=None, reason=UNDONE) for p in undone)
 
-    def _find_gap(self, count: int, first: Payment, undone: Sequence[Payment]) -> None:
+    def _tell_gone(self, payment: Payment) -> None:
+        self._services.log.error(
+            "payment_lost",
+            settlement=payment.settlement_id,
+            account=payment.account_id,
+            nonce=payment.nonce,
+            reason=f"it was settled and undone, and now it has failed: {payment.reason}. It is "
+            f"owed still, and not paid by itself: settle it with the peer",
+        )
+
+    def _find_gap(self, count: int, first: Payment) -> None:
         """Tell of nonces before the first that waits which nothing will use."""
-        missing = sorted({*range(count, first.nonce)} - {payment.nonce for payment in undone})
+        missing = range(count, first.nonce)
         if missing:
             told = ", ".join(str(nonce) for nonce in missing[:_NONCES_TOLD])
             more = f" and {len(missing) - _NONCES_TOLD} more" if missing[_NONCES_TOLD:] else ""

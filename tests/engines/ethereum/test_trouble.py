@@ -11,7 +11,7 @@ from engines.ethereum.fees import Fees
 from engines.ethereum.signing import SignedTransaction
 from engines.ethereum.transactions import UnsignedTransaction
 from settled import NotSettled, Services
-from tests.engines.ethereum.anvil import CHAIN_ID, ETHER, GWEI, RICH, Chain
+from tests.engines.ethereum.anvil import CHAIN_ID, ETHER, GWEI, REVERT, RICH, Chain
 from tests.engines.ethereum.bench import Bench, eventually, found, settling
 from tests.engines.ethereum.front import front
 
@@ -293,6 +293,49 @@ async def test_what_was_undone_and_is_not_known_any_more_is_told(bench: Bench) -
         async with settling(sender, "2", "s3", "carol"):
             await bench.wait_said("nonces_missing")
     assert "no transaction of ours is known for nonce 0, and" in str(bench.log.lines)
+
+
+async def test_what_was_undone_gets_a_higher_fee_if_it_takes_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.ethereum.watching._IDLE_S", 0.05)
+    bob, carol = await bench.add_peer(), await bench.add_peer("carol")
+    async with bench.engine(confirmations=1, bump_after_s=0.1) as sender:
+        assert await sender.settle("bob", Decimal(1), "s1") == 1
+        await bench.chain.automine(False)
+        await bench.chain.rpc("anvil_reorg", 1, [])
+        await bench.chain.rpc("anvil_dropAllTransactions")
+        await bench.wait_said("payment_undone")
+        async with settling(sender, "2", "s2", "carol") as task:
+            await stuck(bench)
+            await eventually(bench.kept, lambda kept: kept[0].fees.max_fee > 20 * GWEI)
+            await bench.chain.automine(True)
+            await eventually(lambda: bench.chain.balance(bob), bool)
+            assert await task.wait() == 2
+    assert [await bench.chain.balance(peer) for peer in (bob, carol)] == [ETHER, 2 * ETHER]
+    assert [payment.settled for payment in await bench.kept()] == [1, 2]
+
+
+async def test_what_was_undone_and_fails_then_is_told(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.ethereum.watching._IDLE_S", 0.05)
+    token = await chain.deploy_token(6)
+    bench = Bench(chain, await chain.signer(), token=token, confirmations=1, bump_after_s=0.1)
+    await bench.add_peer()
+    await chain.mint(token, bench.address, 10**7)
+    async with bench.engine() as sender:
+        assert await sender.settle("bob", Decimal(1), "s1") == 1
+    await chain.automine(False)
+    await chain.rpc("anvil_reorg", 1, [])
+    await chain.rpc("anvil_dropAllTransactions")
+    await chain.automine(True)
+    await chain.set_mode(token, REVERT)
+    async with bench.engine():
+        await bench.wait_said("payment_lost")
+    assert bench.log.events().count("payment_undone") == 1
+    assert [payment.state for payment in await bench.kept()] == ["not sent"]
+    assert await chain.token_balance(token, bench.peers["bob"]) == 0
 
 
 async def test_a_second_node_that_is_some_blocks_behind_has_undone_nothing(chain: Chain) -> None:
