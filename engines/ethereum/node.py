@@ -215,6 +215,7 @@ class Node:
     async def _post(self, body: Any) -> Any:
         content = msgspec.json.encode(body)
         async with self._places:
+            await trio.lowlevel.checkpoint_if_cancelled()  # then the client may be closed by now
             if self.rest_s:
                 raise NodeUnavailable(f"{self.shown_url} failed just now")
             try:

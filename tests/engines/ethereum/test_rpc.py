@@ -295,6 +295,18 @@ async def test_a_node_that_limits_us_is_left_alone_for_longer_each_time(
         assert node.rest_s > 0.1
 
 
+async def test_who_is_cancelled_on_the_way_in_sends_nothing_on_a_client_that_is_closed() -> None:
+    async with nodes() as our, trio.open_nursery() as nursery:
+        (node,) = our.rpc._nodes
+        nursery.start_soon(node.call, "eth_blockNumber")
+        with trio.fail_after(5):
+            while not node._places.borrowed_tokens:
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await node._client.aclose()
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
