@@ -5,6 +5,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 import trio
+from outcome import Maybe, capture
 
 from settled import ids, limits
 from settled.amounts import checked, to_text
@@ -16,6 +17,7 @@ from settled.errors import (
     StateChanged,
 )
 from settled.store.memory_books import Books, cut, nearer, page
+from settled.store.protocol_incoming import CreditLook, CreditSent
 from settled.store.records import (
     AddCredit,
     Ambiguous,
@@ -44,6 +46,16 @@ class MemoryIncoming(Books):
     ) -> NextDeliveries:
         """Return up to ``limit`` credits that are due, marked as sent since now at the latest."""
         await trio.lowlevel.checkpoint()
+        return self._next_deliveries(account, limit, sending)
+
+    async def next_deliveries_of(self, looks: Sequence[CreditLook]) -> list[Maybe[NextDeliveries]]:
+        """Do the same for each of these; return what came of each."""
+        await trio.lowlevel.checkpoint()
+        return [capture(self._next_deliveries, *look) for look in looks]
+
+    def _next_deliveries(
+        self, account: int, limit: int, sending: Collection[int]
+    ) -> NextDeliveries:
         now, steady = self._now_ms(), self._steady_ms()
         for credit in self._to_be_delivered(account):
             self._set_credit(credit, retry_ms=nearer(credit.retry_ms, now))
@@ -85,6 +97,14 @@ class MemoryIncoming(Books):
     async def record_delivery(self, credit: Credit, outcome: DeliveryOutcome) -> None:
         """Record how the delivery of a credit, as ``next_deliveries`` gave it, went."""
         await trio.lowlevel.checkpoint()
+        self._record_delivery(credit, outcome)
+
+    async def record_deliveries(self, ended: Sequence[CreditSent]) -> list[Maybe[None]]:
+        """Do the same for each of these; return what came of each."""
+        await trio.lowlevel.checkpoint()
+        return [capture(self._record_delivery, *sent) for sent in ended]
+
+    def _record_delivery(self, credit: Credit, outcome: DeliveryOutcome) -> None:
         stored, now = self._find_credit(credit.id), self._now_ms()
         if isinstance(outcome, Delivered):
             if stored.state != "credited":

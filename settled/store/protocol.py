@@ -8,21 +8,18 @@ An implementation must keep these rules, which the contract tests in ``tests/sto
 - ``StoreBusy`` means that nothing was recorded and that the call may be repeated.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from outcome import Maybe
 
 from settled.amounts import Quantity
+from settled.store.protocol_incoming import IncomingStore
 from settled.store.records import (
     Account,
     AccountState,
     Change,
-    Credit,
-    CreditState,
-    DeliveryOutcome,
     Difference,
-    NextDeliveries,
     NextHook,
     NextSettlement,
     NotSent,
@@ -173,60 +170,6 @@ class OutgoingStore(Protocol):
 
     async def settlement(self, settlement_id: str) -> Settlement:
         """Return one settlement, or raise ``NotFound``."""
-        ...
-
-
-class IncomingStore(Protocol):
-    """Credits, and their delivery to the connector."""
-
-    async def next_deliveries(
-        self, account: int, limit: int, *, sending: Collection[int] = ()
-    ) -> NextDeliveries:
-        """Return up to ``limit`` credits that are due, marked as sent since now at the latest.
-
-        A credit whose delivery has been ambiguous for 23 h is parked instead. Those with numbers in
-        ``sending`` are under way, and left alone.
-        """
-        ...
-
-    async def record_delivery(self, credit: Credit, outcome: DeliveryOutcome) -> None:
-        """Record how the delivery of a credit, as ``next_deliveries`` gave it, went."""
-        ...
-
-    async def retry_credit(self, credit_id: str) -> Credit:
-        """Deliver a credit again, now, under its own key, parked or not.
-
-        For a parked one it is the operator's word that the connector has not taken it: its 23 h
-        begin anew. Those of an undelivered one go on.
-
-        Raises:
-            NotFound: when there is no such credit.
-            NotResolvable: when it is credited already.
-        """
-        ...
-
-    async def resolve_credit(self, credit_id: str, note: str) -> Credit:
-        """Record the operator's word that the connector has credited it.
-
-        Raises:
-            NotFound: when there is no such credit.
-            NotResolvable: when it is credited already.
-        """
-        ...
-
-    async def credits(
-        self,
-        *,
-        account_id: str | None = None,
-        state: CreditState | None = None,
-        before: int | None = None,
-        limit: int = 100,
-    ) -> list[Credit]:
-        """Return a page of credits, newest first, with numbers below ``before``."""
-        ...
-
-    async def credit(self, credit_id: str) -> Credit:
-        """Return one credit, or raise ``NotFound``."""
         ...
 
 

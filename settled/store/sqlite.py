@@ -1,6 +1,6 @@
 """The store on a SQLite file: one writer with group commit, readers beside it."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -20,12 +20,8 @@ from settled.store.records import (
     AccountState,
     AddCredit,
     Change,
-    Credit,
-    CreditState,
-    DeliveryOutcome,
     Difference,
     Held,
-    NextDeliveries,
     NextHook,
     NextSettlement,
     NotSent,
@@ -42,7 +38,6 @@ from settled.store.sql import (
     accounts,
     audit,
     deliveries,
-    incoming,
     outgoing,
     payments,
     reads,
@@ -52,6 +47,7 @@ from settled.store.sql import (
     state,
     upkeep,
 )
+from settled.store.sqlite_incoming import SqliteIncoming
 from settled.store.writer import Pending, Writer
 
 
@@ -99,7 +95,7 @@ async def open_sqlite(
         yield store
 
 
-class SqliteStore:
+class SqliteStore(SqliteIncoming):
     """See ``settled.store.protocol.Store``; made by ``open_sqlite``."""
 
     def __init__(
@@ -116,7 +112,6 @@ class SqliteStore:
         committed = None if guard is None else guard.committed
         self._writer = Writer(conn, now_ms, uptime, nudge=guard is None, committed=committed)
         self._readers = Readers(path, self._writer, guard)
-        self._read = self._readers.read
 
     async def aclose(self) -> None:
         """Commit what waits and close every connection.
@@ -209,36 +204,7 @@ class SqliteStore:
     async def settlement(self, settlement_id: str) -> Settlement:
         return await self._read(lambda conn: outgoing.find_settlement(conn, settlement_id))
 
-    # --- incoming, and the engine's state ---
-
-    async def next_deliveries(
-        self, account: int, limit: int, *, sending: Collection[int] = ()
-    ) -> NextDeliveries:
-        look = deliveries.Look(account, limit, sending)
-        return await self._writer.write_together(deliveries.next_deliveries, look)
-
-    async def record_delivery(self, credit: Credit, outcome: DeliveryOutcome) -> None:
-        sent = deliveries.Sent(credit, outcome)
-        await self._writer.write_together(deliveries.record_deliveries, sent)
-
-    async def retry_credit(self, credit_id: str) -> Credit:
-        return await self._writer.write(lambda tx: incoming.retry_credit(tx, credit_id))
-
-    async def resolve_credit(self, credit_id: str, note: str) -> Credit:
-        return await self._writer.write(lambda tx: incoming.resolve_credit(tx, credit_id, note))
-
-    async def credits(
-        self,
-        *,
-        account_id: str | None = None,
-        state: CreditState | None = None,
-        before: int | None = None,
-        limit: int = 100,
-    ) -> list[Credit]:
-        return await self._read(lambda conn: reads.credits(conn, account_id, state, before, limit))
-
-    async def credit(self, credit_id: str) -> Credit:
-        return await self._read(lambda conn: incoming.find_credit(conn, credit_id))
+    # --- the engine's state ---
 
     async def commit(self, changes: Sequence[Change]) -> list[int | None]:
         if len(changes) == 1 and isinstance(changes[0], AddCredit):

@@ -6,6 +6,7 @@ from decimal import Decimal
 import trio
 
 from settled.store.protocol import Store
+from settled.store.protocol_incoming import CreditLook, CreditSent
 from settled.store.records import AddCredit, Delivered, NotSent, Request, Settled
 from settled.store.sqlite import SqliteStore
 from tests.store.steps import asked, credited, quantity, snapshot
@@ -30,6 +31,7 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "settlements": lambda store: store.settlements(),
     "settlement": lambda store: store.settlement("none"),
     "next_deliveries": lambda store: store.next_deliveries(1, 8),
+    "next_deliveries_of": lambda store: store.next_deliveries_of([CreditLook(1, 8, ())]),
     "retry_credit": lambda store: store.retry_credit("none"),
     "resolve_credit": lambda store: store.resolve_credit("none", "it is there"),
     "credits": lambda store: store.credits(),
@@ -55,6 +57,10 @@ async def test_a_call_that_is_cancelled_before_it_starts_changes_nothing(store: 
     for name, call in (
         *CALLS.items(),
         ("record_delivery", lambda store: store.record_delivery(credit, Delivered())),
+        (
+            "record_deliveries",
+            lambda store: store.record_deliveries([CreditSent(credit, Delivered())]),
+        ),
     ):
         with trio.CancelScope() as scope:
             scope.cancel()
@@ -64,7 +70,7 @@ async def test_a_call_that_is_cancelled_before_it_starts_changes_nothing(store: 
 
 
 def test_no_call_is_missing_here() -> None:
-    calls = {name for name in vars(SqliteStore) if not name.startswith("_")}
-    others = {"aclose", "record_delivery"}
+    calls = {name for name in dir(SqliteStore) if not name.startswith("_")}
+    others = {"aclose", "record_delivery", "record_deliveries"}
     of_files = {"held", "release", "release_all"}
     assert calls - others - of_files == CALLS.keys()

@@ -1,14 +1,17 @@
 """What every store must do with the delivery of credits: never lost, never made twice by guess."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
+from outcome import Error, Value
 
 from settled import limits
 from settled.errors import (
     NotFound,
 )
 from settled.store.protocol import Store
+from settled.store.protocol_incoming import CreditLook, CreditSent
 from settled.store.records import (
     Ambiguous,
     Credit,
@@ -333,3 +336,62 @@ async def test_a_long_answer_is_cut_to_what_is_kept(store: Store) -> None:
     credit = await credited(store)
     await store.record_delivery(await handed_out(store, credit), NotDelivered("x" * 5000))
     assert (await store.credit(credit.id)).reason == "x" * limits.REASON_CHARS_MAX
+
+
+# --- many at once ---
+
+
+async def test_many_are_handed_out_at_once_as_one_by_one(store: Store, clock: Clock) -> None:
+    for account_id in ("alice", "bob", "carol"):
+        for n in range(3):
+            credit = await credited(store, "1", f"tx-{n}", account_id)
+    await store.next_deliveries(credit.account, 1)
+    clock.ms += limits.AMBIGUOUS_AGE_MAX_MS
+    alice, bob, carol = sorted(account.number for account in await store.accounts())
+    (first,) = (await store.next_deliveries(alice, 1)).credits
+    looks = [
+        CreditLook(alice, 8, {first.number}),
+        CreditLook(carol, 8, ()),
+        CreditLook(bob, 2, ()),
+        CreditLook(99, 8, ()),
+        CreditLook(bob, 8, ()),
+    ]
+    found = [step.unwrap() for step in await store.next_deliveries_of(looks)]
+    names = [[credit.settlement_id for credit in step.credits] for step in found]
+    assert names == [
+        ["tx-1", "tx-2"],
+        ["tx-1", "tx-2"],
+        ["tx-0", "tx-1"],
+        [],
+        ["tx-0", "tx-1", "tx-2"],
+    ]
+    assert [step.delay_ms for step in found] == [None, None, 0, None, None]
+    assert [credit.settlement_id for credit in found[1].parked] == ["tx-0"]
+    for credit in found[0].credits:
+        assert (await store.credit(credit.id)).ambiguous_ms == clock.ms, "marked as sent"
+
+
+async def test_many_outcomes_are_recorded_at_once_as_one_by_one(store: Store, clock: Clock) -> None:
+    for n in range(4):
+        credit = await credited(store, "1", f"tx-{n}")
+    sent = (await store.next_deliveries(credit.account, 8)).credits
+    unknown = replace(sent[0], id="none", number=99)
+    results = await store.record_deliveries(
+        [
+            CreditSent(sent[0], Delivered()),
+            CreditSent(sent[1], NotDelivered("refused", 1000)),
+            CreditSent(unknown, Delivered()),
+            CreditSent(sent[2], Ambiguous("500", 2000)),
+            CreditSent(sent[0], Delivered()),
+        ]
+    )
+    assert [type(result) for result in results] == [Value, Value, Error, Value, Value]
+    with pytest.raises(NotFound):
+        results[2].unwrap()
+    found = [await store.credit(credit.id) for credit in sent]
+    assert [credit.state for credit in found] == ["credited", *["undelivered"] * 3]
+    assert [credit.reason for credit in found] == [None, "refused", "500", None]
+    assert [credit.ambiguous_ms for credit in found] == [clock.ms, None, clock.ms, clock.ms]
+    assert (await store.accounts())[0].credited == 1
+    assert await store.record_deliveries([]) == []
+    assert await store.next_deliveries_of([]) == []

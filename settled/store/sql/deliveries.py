@@ -4,20 +4,20 @@ Ordinary credits take a few statements however many they are: see ``settled.stor
 why. Those that need more thought, each in its own way, are left to ``settled.store.sql.incoming``.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Final
 
 from settled.amounts import checked, to_text
 from settled.errors import AccountNotFound, InvalidAmount, SettledError, SettlementConflict
 from settled.ids import check_settlement_id, credit_key
+from settled.store.protocol_incoming import CreditLook, CreditSent
 from settled.store.records import (
     AddCredit,
     Bucket,
     Credit,
     Delivered,
-    DeliveryOutcome,
     NextDeliveries,
 )
 from settled.store.sql import incoming
@@ -64,21 +64,6 @@ _CREDITED: Final = (
 )
 
 _BUCKETS: Final[tuple[Bucket, ...]] = ("received", "undelivered", "credited")
-
-
-class Look(NamedTuple):
-    """A look for an account's credits that are due; see ``IncomingStore.next_deliveries``."""
-
-    account: int
-    limit: int
-    sending: Collection[int]
-
-
-class Sent(NamedTuple):
-    """What became of a delivery; see ``IncomingStore.record_delivery``."""
-
-    credit: Credit
-    outcome: DeliveryOutcome
 
 
 def add_credits(tx: Tx, changes: Sequence[AddCredit]) -> list[int | SettledError | None]:
@@ -148,7 +133,7 @@ def _conflict(change: AddCredit, first: Decimal, amount: Decimal) -> SettlementC
     )
 
 
-def next_deliveries(tx: Tx, looks: Sequence[Look]) -> list[NextDeliveries]:
+def next_deliveries(tx: Tx, looks: Sequence[CreditLook]) -> list[NextDeliveries]:
     """See ``IncomingStore.next_deliveries``; what each look finds, in their order."""
     numbers = list(dict.fromkeys(look.account for look in looks))
     incoming.bring_nearer(tx, numbers)
@@ -172,7 +157,7 @@ def next_deliveries(tx: Tx, looks: Sequence[Look]) -> list[NextDeliveries]:
     ]
 
 
-def _due(tx: Tx, look: Look, credits_: list[Credit], steady: int) -> NextDeliveries | None:
+def _due(tx: Tx, look: CreditLook, credits_: list[Credit], steady: int) -> NextDeliveries | None:
     """Return what is due, as it will be handed out; ``None`` if there is one to be parked."""
     due: list[Credit] = []
     for credit in sorted(credits_, key=lambda credit: (credit.retry_ms, credit.number)):
@@ -187,7 +172,7 @@ def _due(tx: Tx, look: Look, credits_: list[Credit], steady: int) -> NextDeliver
     return NextDeliveries(tuple(due), None)
 
 
-def record_deliveries(tx: Tx, deliveries: Sequence[Sent]) -> list[None]:
+def record_deliveries(tx: Tx, deliveries: Sequence[CreditSent]) -> list[None]:
     """See ``IncomingStore.record_delivery``."""
     ids = {sent.credit.id for sent in deliveries if isinstance(sent.outcome, Delivered)}
     found = select(tx.conn, _SENT, as_json(sorted(ids)))
