@@ -31,6 +31,14 @@ class Ordinary(NamedTuple):
     body: bytes
     keeps: bool
 
+    @property
+    def is_last(self) -> bool:
+        """Whether it has come whole, and the connection may carry another request.
+
+        Not with more behind it: that would pass for the answer to the next request.
+        """
+        return self.keeps and len(self.body) == self.length
+
 
 def ordinary(received: bytes) -> Ordinary | None:
     """Return the answer that begins with ``received``, if it is an ordinary one."""

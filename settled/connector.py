@@ -4,6 +4,7 @@ RFC 0038, "Accounting System HTTP API". Redirects and proxies are not followed: 
 the address that it was given.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -11,8 +12,10 @@ import trio
 
 from settled import limits
 from settled.amounts import Quantity
+from settled.courier import Courier
 from settled.errors import MessageFailed
-from settled.exchange import NotReached, Server
+from settled.exchange import NotReached, answer_to
+from settled.server import Server
 from settled.store.records import Ambiguous, Credit, Delivered, DeliveryOutcome, NotDelivered
 from settled.text import one_line
 
@@ -35,13 +38,14 @@ class Connector:
     def __init__(self, url: str, *, server: Server | None = None) -> None:
         self._server = Server(url) if server is None else server
         self.shown_url = self._server.shown_url  # without what may be secret in it
-        # Slow messages do not hold back credits.
-        self._deliveries = trio.CapacityLimiter(limits.DELIVERIES_MAX)
+        self._courier = Courier(self._server.kept)
         self._messages = trio.CapacityLimiter(limits.MESSAGES_MAX)
 
     async def keep_connections(self) -> None:
         """Keep connections for the next credits, until cancelled; else each has one of its own."""
-        await self._server.keep_connections()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._server.keep_connections)
+            nursery.start_soon(self._courier.run)
 
     async def deliver(self, credit: Credit) -> DeliveryOutcome:
         """Tell the connector of an incoming settlement, once, and say how that went.
@@ -52,33 +56,47 @@ class Connector:
         elsewhere; the others may follow on a request that was processed. Everything else that
         happens after the request was sent is ambiguous.
         """
-        quantity = Quantity.of(credit.amount)
         try:
-            status, _ = await self._post(
-                f"/accounts/{credit.account_id}/settlements",
-                self._deliveries,
-                msgspec.json.encode({"amount": quantity.amount, "scale": quantity.scale}),
-                headers={
-                    "Idempotency-Key": credit.id,
-                    "Content-Type": "application/json",
-                    "Accept": "application/json, */*",
-                },
-                timeout_s=limits.CONNECTOR_TIMEOUT_S,
+            path, body, headers = _asked(credit)
+            sending = self._server.post(
+                path,
+                body,
+                headers,
+                body_bytes_max=limits.CONNECTOR_REPLY_BYTES_MAX,
                 repeatable=True,
             )
+            due_s = trio.current_time() + limits.CONNECTOR_TIMEOUT_S
+            status, _ = await answer_to(sending, due_s)
         except NotReached as error:
             return NotDelivered(
                 f"the connector at {self.shown_url} was not reached: {_text(error)}"
             )
         except Exception as error:  # whatever its answer made our client stumble over
+            return self._outcome(error)
+        return self._outcome(status)
+
+    def deliver_at_once(self, credit: Credit, told: Callable[[DeliveryOutcome], None]) -> bool:
+        """Do the same without waiting, if a connection is there; tell later how that went.
+
+        Returns whether it was sent. What ``keep_connections`` has under way when it is cancelled is
+        not told of.
+        """
+        return self._courier.send(
+            lambda: self._server.request(*_asked(credit), keep=True),
+            lambda answer: told(self._outcome(answer)),
+        )
+
+    def _outcome(self, answer: int | Exception) -> DeliveryOutcome:
+        """Return what the answer to a request that was sent says: its status, or why it is none."""
+        if isinstance(answer, Exception):
             return Ambiguous(
-                f"no clear answer from the connector at {self.shown_url}: {_text(error)}"
+                f"no clear answer from the connector at {self.shown_url}: {_text(answer)}"
             )
-        if 200 <= status < 300:
+        if 200 <= answer < 300:
             return Delivered()
-        if status in _ELSEWHERE or (400 <= status < 500 and status not in _UNCLEAR):
-            return NotDelivered(f"the connector refused it with status {status}: see its log")
-        return Ambiguous(f"the connector answered with status {status}: see its log")
+        if answer in _ELSEWHERE or (400 <= answer < 500 and answer not in _UNCLEAR):
+            return NotDelivered(f"the connector refused it with status {answer}: see its log")
+        return Ambiguous(f"the connector answered with status {answer}: see its log")
 
     async def send_message(self, account_id: str, body: bytes) -> bytes:
         """Send a message to the peer's engine, through both connectors; return the reply.
@@ -87,14 +105,16 @@ class Connector:
             MessageFailed: when there was no answer, an empty one, or a status other than 2xx.
         """
         try:
-            status, reply = await self._post(
-                f"/accounts/{account_id}/messages",
-                self._messages,
-                body,
-                headers={"Content-Type": "application/octet-stream", "Accept": "*/*"},
-                timeout_s=limits.MESSAGE_TIMEOUT_S,
-                repeatable=False,
-            )
+            async with self._messages:
+                sending = self._server.post(
+                    f"/accounts/{account_id}/messages",
+                    body,
+                    {"Content-Type": "application/octet-stream", "Accept": "*/*"},
+                    body_bytes_max=limits.CONNECTOR_REPLY_BYTES_MAX,
+                    repeatable=False,
+                )
+                due_s = trio.current_time() + limits.MESSAGE_TIMEOUT_S
+                status, reply = await answer_to(sending, due_s)
         except Exception as error:
             raise MessageFailed(
                 f"account {account_id}: no answer from the connector at {self.shown_url}: "
@@ -111,38 +131,17 @@ class Connector:
             raise MessageFailed(f"account {account_id}: the peer's answer is empty")
         return reply
 
-    async def _post(
-        self,
-        path: str,
-        places: trio.CapacityLimiter,
-        body: bytes,
-        *,
-        headers: dict[str, str],
-        timeout_s: float,
-        repeatable: bool,
-    ) -> tuple[int, bytes | None]:
-        """Return the status and the body: ``None`` if it broke off, was slow or is too long.
 
-        What happens to the body does not change what the status said.
-        """
-        exchange, reply = None, None
-        async with places:
-            try:
-                with trio.move_on_after(timeout_s):
-                    exchange = await self._server.post(
-                        path,
-                        body,
-                        headers,
-                        body_bytes_max=limits.CONNECTOR_REPLY_BYTES_MAX,
-                        repeatable=repeatable,
-                    )
-                    reply = await exchange.body()
-            finally:
-                if exchange is not None:
-                    await exchange.aclose()
-        if exchange is None:
-            raise trio.TooSlowError
-        return exchange.status, reply
+def _asked(credit: Credit) -> tuple[str, bytes, dict[str, str]]:
+    """Return path, body and headers of the request that tells of the credit."""
+    quantity = Quantity.of(credit.amount)
+    body = msgspec.json.encode({"amount": quantity.amount, "scale": quantity.scale})
+    headers = {
+        "Idempotency-Key": credit.id,
+        "Content-Type": "application/json",
+        "Accept": "application/json, */*",
+    }
+    return f"/accounts/{credit.account_id}/settlements", body, headers
 
 
 def _text(error: Exception) -> str:

@@ -96,7 +96,7 @@ async def serve(
             engine_tasks.ending(),
             trio.open_nursery() as tasks,
         ):
-            core = Core(store, engine, connector.deliver, tasks, settle_timeout_s=settle_timeout_s)
+            core = Core(store, engine, connector, tasks, settle_timeout_s=settle_timeout_s)
             services.attach(core)
             tasks.start_soon(connector.keep_connections)
             operations = Operations(store, core, engine)

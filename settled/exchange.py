@@ -7,30 +7,18 @@ if the caller says so: see ``settled.kept``. An answer that is anything but ordi
 understand, on a connection that is then closed.
 """
 
-import base64
-import ipaddress
-import re
-import socket
-import ssl
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Awaitable
 from typing import Final
-from urllib.parse import SplitResult, unquote, urlsplit
 
 import h11
 import trio
 
 from settled import limits
 from settled.answers import Ordinary, ordinary
-from settled.errors import ConfigError
 from settled.kept import Kept
 from settled.text import describe_error, one_line
 
-_PORTS: Final = {"http": 80, "https": 443}
-_RECEIVE_BYTES: Final = 16 * 1024
-
-_PATH: Final = re.compile(r"[\x21-\x7e]+")
-_VALUE: Final = re.compile(r"[\x20-\x7e]*")
+RECEIVE_BYTES: Final = 16 * 1024
 
 # All that h11 must know of ours to understand an answer.
 _REQUEST: Final = h11.Request(method="POST", target="/", headers=[("Host", "any")])
@@ -42,137 +30,6 @@ class NotReached(Exception):
 
 class BrokenOff(Exception):
     """The request was sent, at least in part, and there was no proper answer."""
-
-
-class Server:
-    """An HTTP server: where it is, how to get there, and who we are.
-
-    Args:
-        url: ``http`` or ``https``; it may have a path, a user name and a password.
-
-    Raises:
-        ConfigError: when it is no such URL.
-    """
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in _PORTS or not parts.hostname:
-            raise ConfigError("the connector's URL must be an http or https one, with a host")
-        self._host = parts.hostname
-        self._port = parts.port or _PORTS[parts.scheme]
-        self._look_ups = trio.CapacityLimiter(limits.LOOK_UPS_MAX)
-        self._path = parts.path.rstrip("/")
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._headers = {
-            "Host": parts.netloc.rpartition("@")[2],
-            "Accept-Encoding": "identity",
-            **_authorization(parts),
-        }
-        self._kept = Kept()
-        shown_host = f"[{self._host}]" if ":" in self._host else self._host
-        self.shown_url = f"{parts.scheme}://{shown_host}:{parts.port or ''}".rstrip(":")
-
-    async def keep_connections(self) -> None:
-        """Keep connections for requests that may take them, until cancelled."""
-        await self._kept.run()
-
-    async def post(
-        self,
-        path: str,
-        body: bytes,
-        headers: Mapping[str, str],
-        *,
-        body_bytes_max: int,
-        repeatable: bool,
-    ) -> "Exchange":
-        """Send a request and return it when the status of its answer is there.
-
-        The caller closes the exchange.
-
-        Args:
-            path: where to, after the path of the server's URL.
-            body: what to send.
-            headers: those that this request has besides the server's own.
-            body_bytes_max: how much of the answer's body is read.
-            repeatable: it is sent again if it fails, so it may take a connection that was kept,
-                which the server may be closing just now.
-
-        Raises:
-            NotReached: when nothing was sent.
-            BrokenOff: when something was sent, but the answer is none.
-        """
-        try:
-            request = self._request(path, body, headers, keep=repeatable)
-            stream = await self._kept.take() if repeatable else None
-            if stream is None:
-                stream = await self._connect()
-        except Exception as error:
-            raise NotReached(_reason(error)) from error
-        exchange = Exchange(stream, body_bytes_max, self._kept if repeatable else None)
-        try:
-            await exchange.send(request)
-        except BaseException as error:
-            await exchange.aclose()
-            if isinstance(error, Exception):
-                raise BrokenOff(_reason(error)) from error
-            raise
-        return exchange
-
-    def _request(self, path: str, body: bytes, headers: Mapping[str, str], *, keep: bool) -> bytes:
-        target, lines = self._path + path, {**self._headers, **headers}
-        if not _PATH.fullmatch(target):
-            raise ValueError(f"{target!r} cannot be a path")
-        for name, value in lines.items():
-            if not _VALUE.fullmatch(value):
-                raise ValueError(f"the header {name} cannot be sent")
-        lines["Content-Length"] = str(len(body))
-        if not keep:
-            lines["Connection"] = "close"
-        head = "".join([f"{name}: {value}\r\n" for name, value in lines.items()])
-        return f"POST {target} HTTP/1.1\r\n{head}\r\n".encode() + body
-
-    async def _connect(self) -> trio.abc.Stream:
-        with trio.fail_after(limits.CONNECTOR_CONNECT_TIMEOUT_S):
-            tcp = await self._connect_tcp()
-            if self._tls is None:
-                return tcp
-            tls = trio.SSLStream(tcp, self._tls, server_hostname=self._host, https_compatible=True)
-            try:
-                await tls.do_handshake()
-            except BaseException:
-                await trio.aclose_forcefully(tcp)
-                raise
-            return tls
-
-    async def _connect_tcp(self) -> trio.SocketStream:
-        """Connect to the first address that lets us.
-
-        A look-up that hangs keeps its thread even when it is given up: it must not be one of those
-        that everything else shares.
-        """
-        addresses = [self._host]
-        if not _is_address(self._host):
-            found = await trio.to_thread.run_sync(
-                partial(socket.getaddrinfo, self._host, self._port, type=socket.SOCK_STREAM),
-                abandon_on_cancel=True,
-                limiter=self._look_ups,
-            )
-            addresses = [str(address[0]) for *_, address in found]
-        failed: OSError | None = None
-        for address in addresses:
-            try:
-                return await trio.open_tcp_stream(address, self._port)
-            except OSError as error:
-                failed = error
-        raise failed or OSError(f"{self._host} has no address")
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 class Exchange:
@@ -193,13 +50,38 @@ class Exchange:
         self._ended = False  # by the server
         self.status = 0
 
-    async def send(self, request: bytes) -> None:
-        """Send the request, and wait for the status of its answer."""
+    async def send(self, request: bytes, received: bytes | None = None) -> "Exchange":
+        """Send the request, wait for the status of its answer, and return this exchange.
+
+        When it fails, the connection is closed.
+
+        Args:
+            request: what is to be sent, or still to be sent, of it.
+            received: what has come of the answer, if all was sent before.
+
+        Raises:
+            BrokenOff: when the answer is none.
+        """
+        try:
+            if received is None:
+                received = await self._sent(request)
+            await self._understand(received)
+        except BaseException as error:
+            await self.aclose()
+            if isinstance(error, Exception):
+                raise BrokenOff(reason(error)) from error
+            raise
+        return self
+
+    async def _sent(self, request: bytes) -> bytes:
         try:
             await self._stream.send_all(request)
         except trio.BrokenResourceError:  # it may have answered before it hung up
             self._kept = None
-        received = await self._receive()
+        return await self._receive()
+
+    async def _understand(self, received: bytes) -> None:
+        self._ended = not received
         self._answer = ordinary(received)
         if self._answer is not None:
             self.status = self._answer.status
@@ -245,12 +127,11 @@ class Exchange:
         if answer.length > self._body_bytes_max:
             return None
         while len(body) < answer.length:
-            more = await self._stream.receive_some(_RECEIVE_BYTES)
+            more = await self._stream.receive_some(RECEIVE_BYTES)
             if not more:
                 return None
             body += more
-        # Not with more behind it: that would pass for the answer to the next request.
-        self._reusable = answer.keeps and len(body) == answer.length
+        self._reusable = answer._replace(body=body).is_last
         return body[: answer.length]
 
     async def _next_event(self) -> object:
@@ -259,7 +140,7 @@ class Exchange:
         return event
 
     async def _receive(self) -> bytes:
-        received = bytes(await self._stream.receive_some(_RECEIVE_BYTES))
+        received = bytes(await self._stream.receive_some(RECEIVE_BYTES))
         self._ended = not received
         return received
 
@@ -275,19 +156,39 @@ class Exchange:
     async def aclose(self) -> None:
         """Close the connection, also when cancelled, or keep it if all is well with it."""
         if self._kept is not None and self._reusable:
-            await self._kept.put(self._stream)
+            self._kept.put(self._stream)
         else:
             await trio.aclose_forcefully(self._stream)
 
 
-def _authorization(parts: SplitResult) -> dict[str, str]:
-    if parts.username is None:
-        return {}
-    credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return {"Authorization": "Basic " + base64.b64encode(credentials.encode()).decode()}
+async def answer_to(asking: Awaitable[Exchange], due_s: float) -> tuple[int, bytes | None]:
+    """Return the status and the body: ``None`` if it broke off, was slow or is too long.
+
+    What happens to the body does not change what the status said.
+
+    Args:
+        asking: what sends the request.
+        due_s: when to give it up, on trio's clock.
+
+    Raises:
+        NotReached: when nothing was sent.
+        TooSlowError: when there is no status by then.
+        Exception: what else became of it.
+    """
+    exchange, reply = None, None
+    try:
+        with trio.move_on_at(due_s):
+            exchange = await asking
+            reply = await exchange.body()
+    finally:
+        if exchange is not None:
+            await exchange.aclose()
+    if exchange is None:
+        raise trio.TooSlowError
+    return exchange.status, reply
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """Return what went wrong in one line; trio says so of the network in the cause."""
     if isinstance(error, trio.TooSlowError):
         return "time-out"

@@ -5,7 +5,7 @@ and acknowledge a credit that was never taken. HTTP/1.1 has nothing by which to 
 connection is kept only after a clear, ordinary answer with nothing behind it; it rests before it is
 used again, those that have rested longest first; and anything that comes meanwhile, the end of it
 included, is the end of it. The fewer rest, the longer: a quarter of a second at little load, less
-only where hundreds are sent a second.
+only where many hundreds are sent a second.
 
 What remains is a second answer of success that comes after so long, and after the next request was
 sent. No HTTP server sends one: it would have to answer one request twice. Every other client that
@@ -40,44 +40,60 @@ class Kept:
                     await self._changed.wait()
                     continue
                 await trio.sleep_until(self._resting[0][0] + limits.CONNECTION_KEPT_S)
-                await self._close_until(trio.current_time() - limits.CONNECTION_KEPT_S)
+                self._close_until(trio.current_time() - limits.CONNECTION_KEPT_S)
         finally:
             self._running = False
-            with trio.CancelScope(shield=True):  # closing does not wait
-                await self._close_until(math.inf)
+            self._close_until(math.inf)
 
-    async def put(self, stream: trio.abc.Stream) -> None:
+    def put(self, stream: trio.abc.Stream) -> None:
         """Have a connection rest that nothing is to come on, or close it."""
         if not self._running or len(self._resting) >= limits.CONNECTIONS_KEPT_MAX:
-            await trio.aclose_forcefully(stream)
+            close(stream)
             return
         self._resting.append((trio.current_time(), stream))
         self._changed.set()
 
     async def take(self) -> trio.abc.Stream | None:
         """Return a connection that has rested and was silent all the time, if there is one."""
-        while self._resting and trio.current_time() >= self._resting[0][0] + self._rest_s():
+        while self._has_rested():
             _, stream = self._resting.popleft()
             if await _is_silent(stream):
                 return stream
-            await trio.aclose_forcefully(stream)
+            close(stream)
         return None
+
+    def take_at_once(self) -> trio.SocketStream | None:
+        """Like ``take``, without waiting; a connection with TLS must be waited for."""
+        while self.has_plain:
+            _, stream = self._resting.popleft()
+            if _has_nothing(stream):
+                return _tcp(stream)
+            close(stream)
+        return None
+
+    @property
+    def has_plain(self) -> bool:
+        """Whether ``take_at_once`` may find one."""
+        return self._has_rested() and isinstance(self._resting[0][1], trio.SocketStream)
+
+    def _has_rested(self) -> bool:
+        if not self._resting:
+            return False
+        return trio.current_time() >= self._resting[0][0] + self._rest_s()
 
     def _rest_s(self) -> float:
         share = 1 - len(self._resting) / limits.CONNECTIONS_KEPT_MAX
         return max(limits.CONNECTION_REST_MAX_S * share, limits.CONNECTION_REST_MIN_S)
 
-    async def _close_until(self, since: float) -> None:
+    def _close_until(self, since: float) -> None:
         """Close those that have rested since then, or longer."""
         while self._resting and self._resting[0][0] <= since:
-            await trio.aclose_forcefully(self._resting.popleft()[1])
+            close(self._resting.popleft()[1])
 
 
 async def _is_silent(stream: trio.abc.Stream) -> bool:
     """Return whether nothing has come, not even an end; the caller sends at once then."""
-    poll = select.poll()
-    poll.register(_tcp(stream).socket.fileno(), select.POLLIN)
-    if poll.poll(0):
+    if not _has_nothing(stream):
         return False
     if isinstance(stream, trio.SSLStream):
         # What has come may have been taken from the socket, and not yet deciphered.
@@ -85,10 +101,21 @@ async def _is_silent(stream: trio.abc.Stream) -> bool:
             with suppress(trio.BrokenResourceError), trio.move_on_after(limits.TLS_LOOK_S) as look:
                 await stream.receive_some(1)
         except BaseException:
-            await trio.aclose_forcefully(stream)
+            close(stream)
             raise
         return look.cancelled_caught
     return True
+
+
+def _has_nothing(stream: trio.abc.Stream) -> bool:
+    poll = select.poll()
+    poll.register(_tcp(stream).socket.fileno(), select.POLLIN)
+    return not poll.poll(0)
+
+
+def close(stream: trio.abc.Stream) -> None:
+    """Close a connection that nobody waits for; that does not wait, either."""
+    _tcp(stream).socket.close()
 
 
 def _tcp(stream: trio.abc.Stream) -> trio.SocketStream:

@@ -16,6 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 from settled.amounts import EXACT, ZERO, Quantity
 from settled.core.core import Core
 from settled.core.operations import Operations
+from settled.core.ports import ConnectorPort
 from settled.store.memory import MemoryStore
 from settled.store.protocol import Store
 from settled.store.records import Account, Credit, Delivered, DeliveryOutcome, Request
@@ -65,6 +66,9 @@ class ScriptedConnector:
         if self.script is None:
             return Delivered()
         return await self.script(credit)
+
+    def deliver_at_once(self, credit: Credit, told: Callable[[DeliveryOutcome], None]) -> bool:
+        return False
 
 
 @dataclass
@@ -122,7 +126,7 @@ def memory_store() -> MemoryStore:
 async def running(
     engine: ScriptedEngine,
     store: Store,
-    connector: ScriptedConnector | None = None,
+    connector: ConnectorPort | None = None,
     *,
     settle_timeout_s: float | None = None,
 ) -> AsyncIterator[Running]:
@@ -132,9 +136,9 @@ async def running(
     again on the same store is a restart.
     """
     await store.interrupt_settlements()
-    deliver = (connector or ScriptedConnector()).deliver
+    connector = connector or ScriptedConnector()
     async with trio.open_nursery() as nursery:
-        core = Core(store, engine, deliver, nursery, settle_timeout_s=settle_timeout_s)
+        core = Core(store, engine, connector, nursery, settle_timeout_s=settle_timeout_s)
         core.start()
         yield Running(store, core, Operations(store, core, engine))
         nursery.cancel_scope.cancel()

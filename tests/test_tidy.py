@@ -20,7 +20,7 @@ FLOORS = (
     ("version", "limits", "errors", "text", "ids", "amounts"),
     ("store",),
     ("core",),
-    ("connector", "exchange", "answers", "kept"),
+    ("connector", "courier", "server", "exchange", "answers", "kept"),
     ("engine",),
     ("http",),
     ("daemon",),

@@ -7,9 +7,9 @@ from settled import limits
 from settled.core.hooks import Hooks
 from settled.core.incoming import Incoming
 from settled.core.outgoing import Outgoing
-from settled.core.ports import Deliver, EnginePort
+from settled.core.ports import ConnectorPort, EnginePort
 from settled.core.room import Room
-from settled.core.scheduler import Scheduler
+from settled.core.scheduler import Agenda
 from settled.errors import StoreBroken, StoreBusy
 from settled.store.protocol import Store
 from settled.store.records import Difference, Work
@@ -27,7 +27,7 @@ class Core:
     Args:
         store: what it works on.
         engine: what pays.
-        deliver: what brings credits to the connector.
+        connector: what brings credits to it.
         nursery: where all of it runs; a crash in there ends the daemon.
         settle_timeout_s: how long a call of ``settle`` may take; ``None``: for ever.
     """
@@ -36,7 +36,7 @@ class Core:
         self,
         store: Store,
         engine: EnginePort,
-        deliver: Deliver,
+        connector: ConnectorPort,
         nursery: trio.Nursery,
         *,
         settle_timeout_s: float | None = None,
@@ -45,9 +45,9 @@ class Core:
         self._nursery = nursery
         self.room = Room(store)
         self.outgoing = Outgoing(store, engine, settle_timeout_s=settle_timeout_s)
-        self.incoming = Incoming(store, deliver, nursery)
+        self.incoming = Incoming(store, connector, nursery)
         self.hooks = Hooks(store, engine, self.outgoing.scheduler.wake)
-        self._schedulers: dict[Work, Scheduler] = {
+        self._schedulers: dict[Work, Agenda] = {
             "settle": self.outgoing.scheduler,
             "deliver": self.incoming.scheduler,
             "hook": self.hooks.scheduler,

@@ -1,21 +1,32 @@
 """Incoming settlements: each credit is delivered to the connector under its own immutable key."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import structlog
 import trio
+from outcome import Error, Maybe, Value
 
 from settled import limits
 from settled.amounts import to_text
 from settled.core.backoff import retry_delay_ms
 from settled.core.patience import patiently
-from settled.core.ports import Deliver
-from settled.core.scheduler import Scheduler
+from settled.core.ports import ConnectorPort
+from settled.core.scheduler import JointScheduler
 from settled.errors import StoreBroken
 from settled.store.protocol import Store
-from settled.store.records import Ambiguous, Credit, Delivered, NotDelivered
+from settled.store.protocol_incoming import CreditLook, CreditSent
+from settled.store.records import (
+    Ambiguous,
+    Credit,
+    Delivered,
+    DeliveryOutcome,
+    NextDeliveries,
+    NotDelivered,
+)
 
 log = structlog.get_logger()
 
@@ -26,61 +37,131 @@ class Incoming:
     """The incoming side of one daemon.
 
     Deliveries run beside each other, a few per account, so that neither a slow account nor a
-    credit that is refused again and again holds another back.
+    credit that is refused again and again holds another back. What the store is asked or told of
+    many at the same time, it is asked and told at once.
 
     Args:
         store: where credits are.
-        deliver: sends one credit to the connector and says how it went; it never raises for
-            what the connector does, and takes at most ``limits.CONNECTOR_TIMEOUT_S``.
+        connector: what brings them to it.
         nursery: where deliveries run.
     """
 
-    def __init__(self, store: Store, deliver: Deliver, nursery: trio.Nursery) -> None:
+    def __init__(self, store: Store, connector: ConnectorPort, nursery: trio.Nursery) -> None:
         self._store = store
-        self._deliver = deliver
+        self._connector = connector
         self._nursery = nursery
         self._sending: defaultdict[int, set[int]] = defaultdict(set)  # by account, the credits
         self._taken = 0  # places of deliveries, those in the making included
         self._waiting: dict[int, None] = {}  # accounts that found no free place, in their order
         self._full: set[int] = set()  # accounts with as many deliveries as one may have
+        self._told: list[CreditSent] = []  # not yet on their way to the store
         self._ended = trio.Event()
-        self.scheduler = Scheduler(self._advance, tasks_max=limits.DELIVERIES_MAX)
+        self.scheduler = JointScheduler(self._advance, tasks_max=limits.DELIVERIES_MAX)
 
-    async def _advance(self, account: int) -> int | None:
+    async def _advance(self, accounts: Sequence[int]) -> list[Maybe[int | None]]:
         """Start the deliveries that are due; return when to look again (see ``Scheduler``)."""
-        sending = frozenset(self._sending.get(account, ()))
-        places = limits.DELIVERIES_PER_ACCOUNT_MAX - len(sending)
-        if places <= 0:
-            self._full.add(account)
-            return None  # the end of a delivery wakes the account
-        places = min(places, limits.DELIVERIES_MAX - self._taken)
-        if places <= 0:
-            self._waiting[account] = None
-            return None  # a place that is given back wakes the one that waits longest
-        self._taken += places  # before the store is asked: others ask it meanwhile
-        unused = places
+        looks = self._looks(accounts)
+        results: dict[int, Maybe[int | None]] = dict.fromkeys(accounts, Value(None))
+        unused = sum(look.limit for look in looks)
+        self._taken += unused  # before the store is asked: others ask it meanwhile
         try:
-            step = await self._store.next_deliveries(account, places, sending=sending)
-            unused -= len(step.credits)
+            steps = await self._store.next_deliveries_of(looks) if looks else []
+            unused -= sum(len(step.value.credits) for step in steps if isinstance(step, Value))
         finally:
             self._give_back(unused)
+        for look, step in zip(looks, steps, strict=True):
+            if isinstance(step, Value):
+                self._start(step.value)
+                results[look.account] = Value(step.value.delay_ms)
+            else:
+                results[look.account] = step
+        return list(results.values())
+
+    def _looks(self, accounts: Sequence[int]) -> list[CreditLook]:
+        """Share the places that are free among the accounts, evenly, the first ones first."""
+        free = limits.DELIVERIES_MAX - self._taken
+        share = max(free // len(accounts), 1)
+        looks: list[CreditLook] = []
+        for account in accounts:
+            sending = frozenset(self._sending.get(account, ()))
+            places = limits.DELIVERIES_PER_ACCOUNT_MAX - len(sending)
+            if places <= 0:
+                self._full.add(account)  # the end of a delivery wakes the account
+            elif free <= 0:
+                self._waiting[account] = None  # a place that is given back wakes the first of them
+            else:
+                places = min(places, share, free)
+                free -= places
+                looks.append(CreditLook(account, places, sending))
+        return looks
+
+    def _start(self, step: NextDeliveries) -> None:
         for credit in step.parked:
             _log(credit).error("credit_parked", reason=credit.reason)
         for credit in step.credits:
-            self._sending[account].add(credit.number)
-            self._nursery.start_soon(self._send, credit)
-        return step.delay_ms
+            self._sending[credit.account].add(credit.number)
+            if not self._connector.deliver_at_once(credit, partial(self._tell, credit)):
+                self._nursery.start_soon(self._send, credit)
 
     async def _send(self, credit: Credit) -> None:
-        done = False
         try:
-            done = await self._deliver_once(credit)
+            outcome = await self._connector.deliver(credit)
+        except Exception:
+            await self._failed(credit)
+        else:
+            self._tell(credit, outcome)
+
+    def _tell(self, credit: Credit, outcome: DeliveryOutcome) -> None:
+        """Have it recorded how the delivery went, with all others that end just now."""
+        delay_ms = retry_delay_ms(credit.attempts - 1)
+        match outcome:
+            case Delivered():
+                _log(credit).info("credited", attempts=credit.attempts)
+            case NotDelivered(reason):
+                outcome = replace(outcome, retry_delay_ms=delay_ms)
+                _log(credit).warning("credit_not_delivered", reason=reason, retry_in_ms=delay_ms)
+            case Ambiguous(reason):
+                outcome = replace(outcome, retry_delay_ms=delay_ms)
+                _log(credit).warning("credit_ambiguous", reason=reason, retry_in_ms=delay_ms)
+        self._told.append(CreditSent(credit, outcome))
+        if len(self._told) == 1:
+            self._nursery.start_soon(self._record)
+
+    async def _record(self) -> None:
+        told, self._told = self._told, []
+        results: Sequence[Maybe[None]]
+        try:
+            # What has happened outside is written down, see ``patiently``.
+            with trio.CancelScope(shield=True):
+                results = await self._store.record_deliveries(told)
+        except StoreBroken:
+            raise
+        except Exception as error:
+            results = [Error(error)] * len(told)
+        for sent, result in zip(told, results, strict=True):
+            if isinstance(result, Error):
+                self._nursery.start_soon(self._record_alone, sent)
+            else:
+                self._end(sent.credit, done=isinstance(sent.outcome, Delivered))
+
+    async def _record_alone(self, sent: CreditSent) -> None:
+        try:
+            await patiently(lambda: self._store.record_delivery(*sent))
         except StoreBroken:
             raise
         except Exception:
-            # Not even a record that cannot be booked may stop the others; the audit shows it.
-            _log(credit).exception("delivery_failed", advice="run `settled audit`")
-            await trio.sleep(_FAILED_DELAY_S)
+            await self._failed(sent.credit)
+        else:
+            self._end(sent.credit, done=isinstance(sent.outcome, Delivered))
+
+    async def _failed(self, credit: Credit) -> None:
+        """Let a credit be: not even a record that cannot be booked may stop the others."""
+        _log(credit).exception("delivery_failed", advice="run `settled audit`")
+        await trio.sleep(_FAILED_DELAY_S)
+        self._end(credit, done=False)
+
+    def _end(self, credit: Credit, *, done: bool) -> None:
+        """Give back the place of a delivery, and look for others."""
         sending = self._sending[credit.account]
         sending.discard(credit.number)
         if not sending:
@@ -96,22 +177,6 @@ class Incoming:
         for waiting in list(islice(self._waiting, places)):
             del self._waiting[waiting]
             self.scheduler.wake(waiting)
-
-    async def _deliver_once(self, credit: Credit) -> bool:
-        """Deliver the credit and record how that went; return whether it is acknowledged."""
-        outcome = await self._deliver(credit)
-        delay_ms = retry_delay_ms(credit.attempts - 1)
-        match outcome:
-            case Delivered():
-                _log(credit).info("credited", attempts=credit.attempts)
-            case NotDelivered(reason):
-                outcome = replace(outcome, retry_delay_ms=delay_ms)
-                _log(credit).warning("credit_not_delivered", reason=reason, retry_in_ms=delay_ms)
-            case Ambiguous(reason):
-                outcome = replace(outcome, retry_delay_ms=delay_ms)
-                _log(credit).warning("credit_ambiguous", reason=reason, retry_in_ms=delay_ms)
-        await patiently(lambda: self._store.record_delivery(credit, outcome))
-        return isinstance(outcome, Delivered)
 
     async def drain(self) -> None:
         """Start no more deliveries, and wait for those under way."""

@@ -26,4 +26,20 @@ class EnginePort(Protocol):
     def raw_messages(self) -> bool: ...
 
 
-Deliver = Callable[[Credit], Awaitable[DeliveryOutcome]]
+class ConnectorPort(Protocol):
+    """What brings credits to the connector."""
+
+    async def deliver(self, credit: Credit) -> DeliveryOutcome:
+        """Send a credit, once, and say how that went.
+
+        It never raises for what the connector does, and takes ``limits.CONNECTOR_TIMEOUT_S`` at
+        most.
+        """
+        ...
+
+    def deliver_at_once(self, credit: Credit, told: Callable[[DeliveryOutcome], None]) -> bool:
+        """Do the same without waiting, if that can be done; return whether it is sent.
+
+        Then ``told`` is called later, and once; not if all is cancelled meanwhile.
+        """
+        ...

@@ -107,8 +107,8 @@ class Slots:
     def __init__(self) -> None:
         self.line = trio.Lock()
         self.short_line = trio.Semaphore(limits.NEWCOMERS_AT_ONCE)
-        # The rest of the descriptors is for the store, the connector (for each credit that is sent
-        # another connection may rest) and the ledger.
+        # The rest of the descriptors is for the store, the connector (beside those that credits
+        # are sent on, half as many again rest) and the ledger.
         descriptors_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._connections_max = min(limits.CONNECTIONS_MAX, descriptors_max // 2)
         self._slots: set[Slot] = set()

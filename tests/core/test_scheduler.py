@@ -1,18 +1,20 @@
 """One task an account, at the time that it asked for, and again for every wake-up."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from outcome import Error, Maybe, Value
 from trio.testing import MockClock
 
 from settled.core import backoff
 from settled.core.backoff import retry_delay_ms
-from settled.core.scheduler import Scheduler
-from settled.errors import StoreBusy
+from settled.core.scheduler import JointScheduler, Scheduler
+from settled.errors import StoreBroken, StoreBusy
 
 Work = Callable[[int], Awaitable[int | None]]
+JointWork = Callable[[Sequence[int]], Awaitable[Sequence[Maybe[int | None]]]]
 
 
 class Worker:
@@ -157,3 +159,82 @@ def test_the_delay_doubles_up_to_an_hour_with_full_jitter(monkeypatch: pytest.Mo
         *(3_600_000,) * 5,
     ]
     assert {low for low, _ in asked} == {0}
+
+
+# --- many accounts together ---
+
+
+@asynccontextmanager
+async def joint(work: JointWork, *, tasks_max: int = 100) -> AsyncIterator[JointScheduler]:
+    async with trio.open_nursery() as nursery:
+        scheduler = JointScheduler(work, tasks_max=tasks_max)
+        nursery.start_soon(scheduler.run)
+        yield scheduler
+        nursery.cancel_scope.cancel()
+
+
+async def test_all_that_is_due_is_worked_on_at_once(autojump_clock: MockClock) -> None:
+    calls: list[tuple[list[int], float]] = []
+    start_s = trio.current_time()
+
+    async def work(accounts: Sequence[int]) -> list[Maybe[int | None]]:
+        calls.append((sorted(accounts), round(trio.current_time() - start_s, 3)))
+        await trio.sleep(1)
+        return [Value(5000 if account == 1 else None) for account in accounts]
+
+    async with joint(work, tasks_max=3) as scheduler:
+        for account in (1, 2, 3, 4):
+            scheduler.wake(account)
+        await trio.sleep(0.5)
+        scheduler.wake(2)
+        await trio.sleep(8)
+    assert calls == [([1, 2, 3], 0), ([2, 4], 1), ([1], 6)]
+
+
+async def test_what_one_account_comes_to_is_its_own_matter(autojump_clock: MockClock) -> None:
+    errors = {1: StoreBusy("another process writes"), 2: ValueError("broken")}
+    calls: list[tuple[int, float]] = []
+    start_s = trio.current_time()
+
+    async def work(accounts: Sequence[int]) -> list[Maybe[int | None]]:
+        await trio.lowlevel.checkpoint()
+        calls.extend((account, round(trio.current_time() - start_s, 3)) for account in accounts)
+        return [Error(errors.pop(n)) if n in errors else Value(None) for n in accounts]
+
+    async with joint(work) as scheduler:
+        for account in (1, 2, 3):
+            scheduler.wake(account)
+        await trio.sleep(100)
+    assert sorted(calls) == [(1, 0), (1, 1), (2, 0), (2, 60), (3, 0)]
+
+
+async def test_what_fails_for_all_is_tried_again_for_all(autojump_clock: MockClock) -> None:
+    calls: list[tuple[list[int], float]] = []
+    start_s = trio.current_time()
+
+    async def work(accounts: Sequence[int]) -> list[Maybe[int | None]]:
+        await trio.lowlevel.checkpoint()
+        calls.append((sorted(accounts), round(trio.current_time() - start_s, 3)))
+        if len(calls) == 1:
+            raise StoreBusy("another process writes")
+        return [Value(None)] * len(accounts)
+
+    async with joint(work) as scheduler:
+        scheduler.wake(1)
+        scheduler.wake(2)
+        await trio.sleep(100)
+    assert calls == [([1, 2], 0), ([1, 2], 1)]
+
+
+@pytest.mark.parametrize("of_all", [False, True])
+async def test_a_store_that_is_broken_is_the_end(of_all: bool, autojump_clock: MockClock) -> None:
+    async def work(accounts: Sequence[int]) -> list[Maybe[int | None]]:
+        await trio.lowlevel.checkpoint()
+        if of_all:
+            raise StoreBroken("the disk is gone")
+        return [Error(StoreBroken("the disk is gone")) for _ in accounts]
+
+    with pytest.RaisesGroup(StoreBroken, flatten_subgroups=True):
+        async with joint(work) as scheduler:
+            scheduler.wake(1)
+            await trio.sleep(100)

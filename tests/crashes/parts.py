@@ -34,7 +34,7 @@ async def idle(store: Store) -> AsyncIterator[Operations]:
     """Take requests, and begin nothing."""
     async with trio.open_nursery() as nursery:
         engine = ScriptedEngine()
-        yield Operations(store, Core(store, engine, ScriptedConnector().deliver, nursery), engine)
+        yield Operations(store, Core(store, engine, ScriptedConnector(), nursery), engine)
 
 
 async def accepted(world: World, store: Store, requests: Sequence[Request]) -> None:

@@ -36,7 +36,7 @@ from tests.crashes.world import (
     World,
     ledger_engine,
 )
-from tests.harness import ScriptedConnector, running
+from tests.harness import running
 
 # Those of accounts that a recovery finds in other states than alice's and bob's.
 MORE_REQUESTS: Final = tuple(
@@ -110,7 +110,7 @@ def _going_on(
                 if hook.method == method:
                     crash_at(notes, hook)
         engine = ledger_engine(world, lookup=lookup, delay_s=delay_s)
-        connector = cast(ScriptedConnector, FileConnector(world, silent))
+        connector = FileConnector(world, silent)
         async with (
             opened(world, hook) as store,
             running(engine, store, connector) as daemon,

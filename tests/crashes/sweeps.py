@@ -58,7 +58,7 @@ WRITES: Final = ("pwrite64", "ftruncate")
 # The methods of the store that the scenarios call, and what happens outside between two of them.
 POINTS: Final = (
     *("open_account", "queue_settlements", "interrupt_settlements", "next_settlement"),
-    *("record_outcome", "commit", "next_deliveries", "record_delivery"),
+    *("record_outcome", "commit", "next_deliveries_of", "record_deliveries"),
     *("pay", "credit"),
 )
 KILLED: Final = (

@@ -236,3 +236,6 @@ class FileConnector:
             self.silent -= 1
             return Ambiguous("it said nothing")
         return Delivered()
+
+    def deliver_at_once(self, _credit: Credit, _told: Callable[[DeliveryOutcome], None]) -> bool:
+        return False

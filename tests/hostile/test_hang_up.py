@@ -20,6 +20,7 @@ from settled.core.core import Core
 from settled.core.operations import Operations
 from settled.store.protocol import Store
 from settled.store.sqlite import open_sqlite
+from tests.harness import ScriptedConnector
 from tests.hostile.wire import (
     CANCEL,
     DATA,
@@ -33,7 +34,7 @@ from tests.hostile.wire import (
     frame,
     settlement,
 )
-from tests.http.conftest import EchoEngine, Served, app_of, no_delivery, serving
+from tests.http.conftest import EchoEngine, Served, app_of, serving
 
 STEPS_MAX = 400
 
@@ -49,7 +50,7 @@ async def running(directory: Path) -> AsyncIterator[tuple[Served, Store]]:
         trio.open_nursery() as nursery,
     ):
         engine = EchoEngine()
-        operations = Operations(store, Core(store, engine, no_delivery, nursery), engine)
+        operations = Operations(store, Core(store, engine, ScriptedConnector(), nursery), engine)
         await operations.open_account("alice")
         async with serving(app_of(operations)) as served:
             await ask(served, settlement("first"))

@@ -20,7 +20,8 @@ from settled.core.core import Core
 from settled.core.operations import Operations
 from settled.http import slots
 from settled.store.memory import MemoryStore
-from tests.http.conftest import EchoEngine, Served, app_of, no_delivery, serving
+from tests.harness import ScriptedConnector
+from tests.http.conftest import EchoEngine, Served, app_of, serving
 
 # Dates, and ids of accounts that were minted.
 _OWN: Final = re.compile(rb"\r\ndate: [^\r]*|[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f-]{21}")
@@ -64,7 +65,9 @@ async def two_servers() -> AsyncIterator[tuple[Served, Served]]:
         apps = []
         for _ in range(2):
             store, engine = MemoryStore(), EchoEngine()
-            operations = Operations(store, Core(store, engine, no_delivery, nursery), engine)
+            operations = Operations(
+                store, Core(store, engine, ScriptedConnector(), nursery), engine
+            )
             for account_id in ("alice", "bob", "closed"):
                 await operations.open_account(account_id)
             await operations.close_account("closed")

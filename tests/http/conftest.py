@@ -18,7 +18,8 @@ from settled.core.operations import Operations
 from settled.http.app import make_app
 from settled.http.server import bind, serve_http
 from settled.store.memory import MemoryStore
-from settled.store.records import Credit, DeliveryOutcome, Request
+from settled.store.records import Request
+from tests.harness import ScriptedConnector
 
 OCTETS = {"Content-Type": "application/octet-stream"}
 
@@ -38,10 +39,6 @@ class EchoEngine:
 
     async def handle_message(self, account_id: str, message: bytes) -> bytes:
         return account_id.encode() + b":" + message
-
-
-async def no_delivery(_credit: Credit) -> DeliveryOutcome:
-    raise NotImplementedError
 
 
 @dataclass
@@ -141,7 +138,7 @@ async def serving(
 async def operations(nursery: trio.Nursery) -> Operations:
     """The real operations over a store in memory, with the account ``alice`` open."""
     store, engine = MemoryStore(), EchoEngine()
-    operations = Operations(store, Core(store, engine, no_delivery, nursery), engine)
+    operations = Operations(store, Core(store, engine, ScriptedConnector(), nursery), engine)
     await operations.open_account("alice")
     return operations
 

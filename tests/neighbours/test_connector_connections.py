@@ -30,7 +30,7 @@ OK = b"HTTP/1.1 201 Created\r\nContent-Length: 8\r\n\r\nRECEIVED"
 
 def nothing_left(connector: Connector) -> None:
     """No place of ours is still taken; whether a socket is, ``no_socket_is_left`` looks."""
-    assert connector._deliveries.borrowed_tokens == 0
+    assert not connector._courier._under_way
     assert connector._messages.borrowed_tokens == 0
 
 
@@ -376,7 +376,7 @@ async def test_a_name_server_that_hangs_keeps_no_thread_of_anybody_else(
         let_go.wait(10)
         return []
 
-    monkeypatch.setattr("settled.exchange.socket.getaddrinfo", hang)
+    monkeypatch.setattr("settled.server.socket.getaddrinfo", hang)
     connector = Connector("http://connector.invalid:7771")
     try:
         for _ in range(limits.LOOK_UPS_MAX + 3):

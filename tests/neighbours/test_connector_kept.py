@@ -14,7 +14,7 @@ import trio
 from settled import limits
 from settled.answers import Ordinary, ordinary
 from settled.connector import Connector
-from settled.store.records import Ambiguous, Delivered
+from settled.store.records import Ambiguous, Credit, Delivered, DeliveryOutcome, NotDelivered
 from tests.neighbours.faults import FAULTS, TAKEN, head
 from tests.neighbours.servers import read_request, serving
 from tests.neighbours.test_connector_connections import (
@@ -31,6 +31,34 @@ from tests.promises.test_10_closed_by_default import CREDIT
 __all__ = ["no_socket_is_left"]
 
 OOPS = head("500 Oops", "Content-Length: 0")
+
+WAYS = ("at once", "by a task")
+
+
+@pytest.fixture(params=WAYS, autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have credits sent without a task where that can be done, or never."""
+    by_a_task = Connector.deliver
+
+    async def deliver(connector: Connector, credit: Credit) -> DeliveryOutcome:
+        outcomes: list[DeliveryOutcome] = []
+        told = trio.Event()
+
+        def tell(outcome: DeliveryOutcome) -> None:
+            outcomes.append(outcome)
+            told.set()
+
+        if not connector.deliver_at_once(credit, tell):
+            return await by_a_task(connector, credit)
+        with trio.CancelScope(shield=True):  # it goes on when nobody waits for it
+            await told.wait()
+        await trio.lowlevel.checkpoint()
+        (outcome,) = outcomes
+        return outcome
+
+    if request.param == "at once":
+        monkeypatch.setattr(Connector, "deliver", deliver)
+    return str(request.param)
 
 
 @dataclass
@@ -70,8 +98,8 @@ async def keeping(url: str) -> AsyncIterator[Connector]:
         await trio.testing.wait_all_tasks_blocked()
         with trio.fail_after(20):
             yield connector
-        nothing_left(connector)
         nursery.cancel_scope.cancel()
+    nothing_left(connector)
 
 
 @pytest.fixture
@@ -281,8 +309,72 @@ async def test_what_is_under_way_at_the_end_is_not_kept() -> None:
         async with keeping(url) as connector:
             nursery.start_soon(connector.deliver, CREDIT)
             await trio.sleep(0.05)
-            connector._deliveries = trio.CapacityLimiter(1)  # what is under way has its place yet
         let_go.set()
+
+
+async def test_what_is_sent_at_once_is_closed_at_the_end_and_not_told_of(at_once: None) -> None:
+    server, told = Server([OK, b""]), list[DeliveryOutcome]()
+    async with serving(server.handle) as url:
+        async with keeping(url) as connector:
+            assert not connector.deliver_at_once(CREDIT, told.append), "there is no connection yet"
+            await connector.deliver(CREDIT)
+            assert connector.deliver_at_once(CREDIT, told.append)
+            await trio.sleep(0.05)
+            assert server.counts.requests == 2
+            connector_was = connector
+        assert not connector_was.deliver_at_once(CREDIT, told.append), "it is over"
+        await trio.sleep(0.05)
+        assert server.counts.open == 0
+    assert told == []
+
+
+async def test_a_credit_that_cannot_be_sent_is_left_to_who_says_why(at_once: None) -> None:
+    async with serving(Server().handle) as url, keeping(url) as connector:
+        await connector.deliver(CREDIT)
+        broken = replace(CREDIT, account_id="alice bob")
+        assert not connector.deliver_at_once(broken, lambda _: None)
+        assert isinstance(await connector.deliver(broken), NotDelivered)
+        assert isinstance(await connector.deliver(CREDIT), Delivered)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+async def test_what_an_answer_means_is_the_same_on_a_connection_that_was_kept(
+    name: str, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CONNECTOR_TIMEOUT_S", 0.5)
+    connections = 0
+
+    async def handle(stream: trio.SocketStream) -> None:
+        nonlocal connections
+        connections += 1
+        await read_request(stream)
+        await stream.send_all(OK)
+        await read_request(stream)
+        await FAULTS[name].act(stream)
+
+    async with serving(handle) as url, keeping(url) as connector:
+        assert isinstance(await connector.deliver(CREDIT), Delivered)
+        assert isinstance(await connector.deliver(CREDIT), FAULTS[name].outcome)
+    assert connections == 1
+
+
+async def test_an_answer_that_comes_in_any_pieces_is_understood(at_once: None) -> None:
+    ways = [OK, head("202 Fine", "Transfer-Encoding: chunked") + b"2\r\nhi\r\n0\r\n\r\n", OOPS]
+    for answer in ways:
+        for cut in range(1, len(answer)):
+
+            async def handle(stream: trio.SocketStream, answer: bytes = answer) -> None:
+                await read_request(stream)
+                await stream.send_all(OK)
+                await read_request(stream)
+                await stream.send_all(answer[:cut])  # noqa: B023 - it is over before the next
+                await trio.sleep(0.002)
+                await stream.send_all(answer[cut:])  # noqa: B023
+
+            async with serving(handle) as url, keeping(url) as connector:
+                assert isinstance(await connector.deliver(CREDIT), Delivered)
+                outcome = await connector.deliver(CREDIT)
+                assert isinstance(outcome, Ambiguous if answer == OOPS else Delivered)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])

@@ -331,7 +331,8 @@ class BusyStore(MemoryStore):
         if name not in {
             "next_settlement",
             "record_outcome",
-            "next_deliveries",
+            "next_deliveries_of",
+            "record_deliveries",
             "record_delivery",
             "next_hook",
             "finish_hook",

@@ -14,8 +14,8 @@ from settled.core.patience import patiently
 from settled.engine.life import connected
 from settled.engine.services import Services
 from settled.errors import StoreBroken
-from settled.exchange import Server
 from settled.http.replies import Reply
+from settled.server import Server
 from settled.store import file
 from settled.store.clock import Uptime
 from settled.store.sql.ledger import Tx
@@ -186,7 +186,7 @@ class Host:
                 core = Core(
                     store,
                     engine,
-                    connector.deliver,
+                    connector,
                     nursery,
                     settle_timeout_s=_SETTLE_TIMEOUT_S,
                 )

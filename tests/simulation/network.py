@@ -9,7 +9,8 @@ import httpx2
 import trio
 
 from settled import exchange
-from settled.exchange import Exchange, Server
+from settled.exchange import Exchange
+from settled.server import Server
 from tests.simulation.world import HOST, HOUR_S, World
 
 _HOP_S: Final = 0.02
