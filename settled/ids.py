@@ -1,5 +1,6 @@
 """Ids: what an account id, a settlement id and an idempotency key may look like."""
 
+import hashlib
 import re
 import uuid
 from typing import Final
@@ -70,4 +71,8 @@ def credit_key(account_id: str, settlement_id: str) -> str:
     Deriving it, rather than drawing it, keeps a payment that is found again after a restored
     backup under the key that the connector may still know.
     """
-    return str(uuid.uuid5(_CREDIT_KEYS, f"{account_id}/{settlement_id}"))
+    # The text of a UUIDv5, which ``uuid.uuid5`` makes at five times the cost.
+    name = f"{account_id}/{settlement_id}".encode()
+    digits = hashlib.sha1(_CREDIT_KEYS.bytes + name, usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"

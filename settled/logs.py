@@ -5,6 +5,7 @@ libraries log goes the same way, under the event ``library_message``. Nothing in
 a line or drive a terminal.
 """
 
+import json
 import logging
 import sys
 from collections.abc import MutableMapping
@@ -15,6 +16,8 @@ import structlog
 from structlog.types import EventDict, Processor
 
 from settled.text import printable
+
+_JSON: Final = json.JSONEncoder(default=str)  # one for all: to make one takes longer than a line
 
 # Their information is ours already, or says where we connect to, once per request.
 _QUIET: Final = ("httpx2", "httpcore2", "hypercorn")
@@ -92,7 +95,11 @@ def _console(stream: TextIO) -> list[Processor]:
 
 def _json() -> list[Processor]:
     # The encoder escapes what is not ASCII, and control characters with it.
-    return [structlog.processors.JSONRenderer(default=str)]
+    return [structlog.processors.JSONRenderer(serializer=_as_json)]
+
+
+def _as_json(event_dict: EventDict, **_: object) -> str:
+    return _JSON.encode(event_dict)
 
 
 def _library_message(

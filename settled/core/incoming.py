@@ -20,7 +20,6 @@ from settled.errors import StoreBroken
 from settled.store.protocol import Store
 from settled.store.protocol_incoming import CreditLook, CreditSent
 from settled.store.records import (
-    Ambiguous,
     Credit,
     Delivered,
     DeliveryOutcome,
@@ -113,16 +112,15 @@ class Incoming:
 
     def _tell(self, credit: Credit, outcome: DeliveryOutcome) -> None:
         """Have it recorded how the delivery went, with all others that end just now."""
-        delay_ms = retry_delay_ms(credit.attempts - 1)
-        match outcome:
-            case Delivered():
-                _log(credit).info("credited", attempts=credit.attempts)
-            case NotDelivered(reason):
-                outcome = replace(outcome, retry_delay_ms=delay_ms)
-                _log(credit).warning("credit_not_delivered", reason=reason, retry_in_ms=delay_ms)
-            case Ambiguous(reason):
-                outcome = replace(outcome, retry_delay_ms=delay_ms)
-                _log(credit).warning("credit_ambiguous", reason=reason, retry_in_ms=delay_ms)
+        if isinstance(outcome, Delivered):
+            _log(credit).info("credited", attempts=credit.attempts)
+        else:
+            event = (
+                "credit_not_delivered" if isinstance(outcome, NotDelivered) else "credit_ambiguous"
+            )
+            delay_ms = retry_delay_ms(credit.attempts - 1)
+            outcome = replace(outcome, retry_delay_ms=delay_ms)
+            _log(credit).warning(event, reason=outcome.reason, retry_in_ms=delay_ms)
         self._told.append(CreditSent(credit, outcome))
         if len(self._told) == 1:
             self._nursery.start_soon(self._record)

@@ -5,9 +5,8 @@ why. Those that need more thought, each in its own way, are left to ``settled.st
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 from settled.amounts import checked, to_text
 from settled.errors import AccountNotFound, InvalidAmount, SettledError, SettlementConflict
@@ -16,7 +15,6 @@ from settled.store.protocol_incoming import CreditLook, CreditSent
 from settled.store.records import (
     AddCredit,
     Bucket,
-    Credit,
     Delivered,
     NextDeliveries,
 )
@@ -43,11 +41,16 @@ _ADD: Final = (
     "?2, ?3, ?4, ?5, ?5 FROM json_each(?1)"
 )
 _NEXT: Final = (
-    "SELECT json_group_array(json_array(c.number, c.id, c.account, c.account_id, c.settlement_id, "
-    "c.amount, c.state, c.reason, c.attempts, c.ambiguous_ms, c.ambiguous_steady_ms, c.retry_ms, "
-    "c.created_ms, c.updated_ms)) FROM json_each(?) AS asked CROSS JOIN credits AS c "
+    "SELECT json_group_array(json_array(c.account, c.retry_ms, c.number, c.ambiguous_steady_ms)) "
+    "FROM json_each(?) AS asked CROSS JOIN credits AS c "
     "ON c.number IN (SELECT number FROM credits WHERE account = asked.value "
     "AND state = 'undelivered' ORDER BY retry_ms, number LIMIT ?)"
+)
+_DUE: Final = (
+    "SELECT json_group_array(json_array(c.number, c.id, c.account, c.account_id, c.settlement_id, "
+    "c.amount, c.state, c.reason, c.attempts + 1, c.ambiguous_ms, c.ambiguous_steady_ms, "
+    "c.retry_ms, c.created_ms, ?)) "
+    "FROM json_each(?) AS asked CROSS JOIN credits AS c ON c.number = asked.value"
 )
 _HAND_OUT: Final = (
     "UPDATE credits SET attempts = attempts + 1, updated_ms = ?, "
@@ -139,37 +142,56 @@ def next_deliveries(tx: Tx, looks: Sequence[CreditLook]) -> list[NextDeliveries]
     incoming.bring_nearer(tx, numbers)
     steady = steady_ms(tx)
     rows_max = max(look.limit + len(look.sending) for look in looks) + 1
-    waiting: dict[int, list[Credit]] = {number: [] for number in numbers}
-    for row in select(tx.conn, _NEXT, as_json(numbers), rows_max):
-        credit = incoming.credit_record(row)
-        waiting[credit.account].append(credit)
-    results: list[NextDeliveries | None] = []
-    for look in looks:
-        # Two looks for one account at once would find the same.
-        credits_ = waiting.pop(look.account, None)
-        results.append(None if credits_ is None else _due(tx, look, credits_, steady))
-    handed_out = [credit.number for step in results if step is not None for credit in step.credits]
+    waiting: dict[int, list[_Waiting]] = {number: [] for number in numbers}
+    for account, *row in select(tx.conn, _NEXT, as_json(numbers), rows_max):
+        waiting[account].append(_Waiting(*row))
+    # Two looks for one account at once would find the same.
+    found = [_due(tx, look, waiting.pop(look.account, None), steady) for look in looks]
+    due = as_json([number for step in found if step is not None for number in step.numbers])
+    # As they will be, but for since when they may have been sent: before, they were not.
+    handed_out = {
+        row[0]: incoming.credit_record(row) for row in select(tx.conn, _DUE, tx.now_ms, due)
+    }
     if handed_out:
-        tx.conn.execute(_HAND_OUT, (tx.now_ms, tx.now_ms, steady, as_json(handed_out)))
+        tx.conn.execute(_HAND_OUT, (tx.now_ms, tx.now_ms, steady, due))
     return [
-        incoming.next_deliveries(tx, *look) if step is None else step
-        for look, step in zip(looks, results, strict=True)
+        incoming.next_deliveries(tx, *look)
+        if step is None
+        else NextDeliveries(tuple(handed_out[number] for number in step.numbers), step.delay_ms)
+        for look, step in zip(looks, found, strict=True)
     ]
 
 
-def _due(tx: Tx, look: CreditLook, credits_: list[Credit], steady: int) -> NextDeliveries | None:
-    """Return what is due, as it will be handed out; ``None`` if there is one to be parked."""
-    due: list[Credit] = []
-    for credit in sorted(credits_, key=lambda credit: (credit.retry_ms, credit.number)):
+class _Waiting(NamedTuple):
+    """A credit that is not delivered; it sorts as it is due."""
+
+    retry_ms: int
+    number: int
+    ambiguous_steady_ms: int | None
+
+
+class _Due(NamedTuple):
+    """What an ordinary look finds: the numbers of credits, and when to look again."""
+
+    numbers: list[int]
+    delay_ms: int | None
+
+
+def _due(tx: Tx, look: CreditLook, waiting: list[_Waiting] | None, steady: int) -> _Due | None:
+    """Return what is due; ``None`` if there is more to it, such as a credit to be parked."""
+    if waiting is None:
+        return None
+    due: list[int] = []
+    for credit in sorted(waiting):
         if credit.number in look.sending:
             continue
         delay_ms = wait_ms(credit.retry_ms, tx.now_ms)
         if delay_ms > 0 or len(due) == look.limit:
-            return NextDeliveries(tuple(due), delay_ms)
-        if incoming.is_too_old(credit, steady):
+            return _Due(due, delay_ms)
+        if incoming.is_too_old(credit.ambiguous_steady_ms, steady):
             return None
-        due.append(replace(credit, attempts=credit.attempts + 1, updated_ms=tx.now_ms))
-    return NextDeliveries(tuple(due), None)
+        due.append(credit.number)
+    return _Due(due, None)
 
 
 def record_deliveries(tx: Tx, deliveries: Sequence[CreditSent]) -> list[None]:

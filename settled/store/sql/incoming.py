@@ -86,7 +86,7 @@ def next_deliveries(tx: Tx, number: int, limit: int, sending: Collection[int]) -
         delay_ms = wait_ms(credit.retry_ms, tx.now_ms)
         if delay_ms > 0 or len(due) == limit:
             break
-        (too_old if is_too_old(credit, steady) else due).append(credit)
+        (too_old if is_too_old(credit.ambiguous_steady_ms, steady) else due).append(credit)
         delay_ms = None
     rows.close()
     return NextDeliveries(
@@ -106,9 +106,8 @@ def bring_nearer(tx: Tx, accounts: Sequence[int]) -> None:
     )
 
 
-def is_too_old(credit: Credit, steady: int) -> bool:
-    """Return whether the connector may have seen the credit's key and forgotten it."""
-    since = credit.ambiguous_steady_ms
+def is_too_old(since: int | None, steady: int) -> bool:
+    """Return whether the connector may have seen a credit's key since then, and forgotten it."""
     return since is not None and steady - since >= limits.AMBIGUOUS_AGE_MAX_MS
 
 
