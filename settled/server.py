@@ -6,7 +6,7 @@ import re
 import socket
 import ssl
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -99,17 +99,16 @@ class Server:
         Raises:
             ValueError: when there is something in it that cannot be sent.
         """
-        target, lines = self._path + path, {**self._headers, **headers}
+        target = self._path + path
         if not _PATH.fullmatch(target):
             raise ValueError(f"{target!r} cannot be a path")
-        for name, value in lines.items():
-            if not _VALUE.fullmatch(value):
-                raise ValueError(f"the header {name} cannot be sent")
-        lines["Content-Length"] = str(len(body))
-        if not keep:
-            lines["Connection"] = "close"
-        head = "".join([f"{name}: {value}\r\n" for name, value in lines.items()])
-        return f"POST {target} HTTP/1.1\r\n{head}\r\n".encode() + body
+        head = f"POST {target} HTTP/1.1\r\n{self._own_lines}{_lines(headers)}"
+        close = "" if keep else "Connection: close\r\n"
+        return f"{head}Content-Length: {len(body)}\r\n{close}\r\n".encode() + body
+
+    @cached_property
+    def _own_lines(self) -> str:
+        return _lines(self._headers)
 
     async def _connect(self) -> trio.abc.Stream:
         with trio.fail_after(limits.CONNECTOR_CONNECT_TIMEOUT_S):
@@ -145,6 +144,13 @@ class Server:
             except OSError as error:
                 failed = error
         raise failed or OSError(f"{self._host} has no address")
+
+
+def _lines(headers: Mapping[str, str]) -> str:
+    for name, value in headers.items():
+        if not _VALUE.fullmatch(value):
+            raise ValueError(f"the header {name} cannot be sent")
+    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
 
 
 def _is_address(host: str) -> bool:

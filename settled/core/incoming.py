@@ -50,7 +50,7 @@ class Incoming:
         self._connector = connector
         self._nursery = nursery
         self._sending: defaultdict[int, set[int]] = defaultdict(set)  # by account, the credits
-        self._taken = 0  # places of deliveries, those in the making included
+        self._taken = 0  # places of deliveries that are looked for or under way
         self._waiting: dict[int, None] = {}  # accounts that found no free place, in their order
         self._full: set[int] = set()  # accounts with as many deliveries as one may have
         self._told: list[CreditSent] = []  # not yet on their way to the store
@@ -96,7 +96,7 @@ class Incoming:
 
     def _start(self, step: NextDeliveries) -> None:
         for credit in step.parked:
-            _log(credit).error("credit_parked", reason=credit.reason)
+            log.error("credit_parked", **_fields(credit), reason=credit.reason)
         for credit in step.credits:
             self._sending[credit.account].add(credit.number)
             if not self._connector.deliver_at_once(credit, partial(self._tell, credit)):
@@ -106,6 +106,7 @@ class Incoming:
         try:
             outcome = await self._connector.deliver(credit)
         except Exception:
+            self._give_back(1)
             await self._failed(credit)
         else:
             self._tell(credit, outcome)
@@ -113,17 +114,18 @@ class Incoming:
     def _tell(self, credit: Credit, outcome: DeliveryOutcome) -> None:
         """Have it recorded how the delivery went, with all others that end just now."""
         if isinstance(outcome, Delivered):
-            _log(credit).info("credited", attempts=credit.attempts)
+            log.info("credited", **_fields(credit), attempts=credit.attempts)
         else:
             event = (
                 "credit_not_delivered" if isinstance(outcome, NotDelivered) else "credit_ambiguous"
             )
             delay_ms = retry_delay_ms(credit.attempts - 1)
             outcome = replace(outcome, retry_delay_ms=delay_ms)
-            _log(credit).warning(event, reason=outcome.reason, retry_in_ms=delay_ms)
+            log.warning(event, **_fields(credit), reason=outcome.reason, retry_in_ms=delay_ms)
         self._told.append(CreditSent(credit, outcome))
         if len(self._told) == 1:
             self._nursery.start_soon(self._record)
+        self._give_back(1)  # the next is looked for while this one is recorded
 
     async def _record(self) -> None:
         told, self._told = self._told, []
@@ -154,12 +156,12 @@ class Incoming:
 
     async def _failed(self, credit: Credit) -> None:
         """Let a credit be: not even a record that cannot be booked may stop the others."""
-        _log(credit).exception("delivery_failed", advice="run `settled audit`")
+        log.exception("delivery_failed", **_fields(credit), advice="run `settled audit`")
         await trio.sleep(_FAILED_DELAY_S)
         self._end(credit, done=False)
 
     def _end(self, credit: Credit, *, done: bool) -> None:
-        """Give back the place of a delivery, and look for others."""
+        """Let the next delivery of the account have its turn."""
         sending = self._sending[credit.account]
         sending.discard(credit.number)
         if not sending:
@@ -168,7 +170,6 @@ class Incoming:
         if not done or credit.account in self._full:
             self._full.discard(credit.account)
             self.scheduler.wake(credit.account)
-        self._give_back(1)
 
     def _give_back(self, places: int) -> None:
         self._taken -= places
@@ -184,11 +185,11 @@ class Incoming:
             await self._ended.wait()
 
 
-def _log(credit: Credit) -> structlog.stdlib.BoundLogger:
-    bound: structlog.stdlib.BoundLogger = log.bind(
-        account=credit.account_id,
-        settlement=credit.settlement_id,
-        credit=credit.id,
-        amount=to_text(credit.amount),
-    )
-    return bound
+def _fields(credit: Credit) -> dict[str, str]:
+    """Return what the log says of a credit."""
+    return {
+        "account": credit.account_id,
+        "settlement": credit.settlement_id,
+        "credit": credit.id,
+        "amount": to_text(credit.amount),
+    }
