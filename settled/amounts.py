@@ -111,7 +111,9 @@ def checked(value: object) -> Decimal:
     # Before anything writes the digits out: 1E+999999 would be a megabyte of zeros.
     if amount and amount.adjusted() >= limits.AMOUNT_DIGITS_MAX:
         raise InvalidAmount(f"an amount may have {limits.AMOUNT_DIGITS_MAX} digits at most")
-    exponent = amount.as_tuple().exponent
+    _, digits, exponent = amount.as_tuple()
+    if amount and exponent == 0 and len(digits) <= limits.AMOUNT_DIGITS_MAX:
+        return amount  # whole, and as a Quantity would write it
     if isinstance(exponent, int) and exponent < -limits.SCALE_MAX - limits.AMOUNT_DIGITS_MAX:
         raise InvalidAmount(f"an amount may have {limits.SCALE_MAX} decimals at most")
     return Quantity.of(amount).value

@@ -75,15 +75,14 @@ class Courier:
 
         Then ``told`` is called later, and once. It never raises.
         """
-        if not self._runs or not self._kept.has_plain:
+        stream = self._kept.take_at_once() if self._runs else None
+        if stream is None:
             return False
         try:
             request = make_request()
         except Exception:
+            self._kept.put(stream)
             return False  # who sends it otherwise says why it cannot be sent
-        stream = self._kept.take_at_once()
-        if stream is None:
-            return False
         sent = _Sent(stream, told)
         try:
             sent.rest = request[os.write(sent.fd, request) :]

@@ -64,17 +64,12 @@ class Kept:
 
     def take_at_once(self) -> trio.SocketStream | None:
         """Like ``take``, without waiting; a connection with TLS must be waited for."""
-        while self.has_plain:
+        while self._has_rested() and isinstance(self._resting[0][1], trio.SocketStream):
             _, stream = self._resting.popleft()
             if _has_nothing(stream):
                 return _tcp(stream)
             close(stream)
         return None
-
-    @property
-    def has_plain(self) -> bool:
-        """Whether ``take_at_once`` may find one."""
-        return self._has_rested() and isinstance(self._resting[0][1], trio.SocketStream)
 
     def _has_rested(self) -> bool:
         if not self._resting:
