@@ -1,4 +1,4 @@
-"""Runs one kind of work for each account that has some: one task an account, never two."""
+"""Runs one kind of work for each account that has some: of one account never twice at a time."""
 
 import heapq
 import math

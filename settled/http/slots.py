@@ -108,7 +108,7 @@ class Slots:
         self.line = trio.Lock()
         self.short_line = trio.Semaphore(limits.NEWCOMERS_AT_ONCE)
         # The rest of the descriptors is for the store, the connector (beside those that credits
-        # are sent on, half as many again rest) and the ledger.
+        # are sent on, others rest) and the ledger.
         descriptors_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._connections_max = min(limits.CONNECTIONS_MAX, descriptors_max // 2)
         self._slots: set[Slot] = set()

@@ -1,6 +1,7 @@
 """How credits are sent: beside each other, never one twice at a time, and within the limits."""
 
 from collections import Counter
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -13,6 +14,7 @@ from settled import limits
 from settled.core import incoming
 from settled.errors import StoreBroken, StoreBusy
 from settled.store.memory import MemoryStore
+from settled.store.protocol_incoming import CreditSent
 from settled.store.records import (
     AddCredit,
     Ambiguous,
@@ -153,6 +155,68 @@ async def test_places_are_given_back_when_the_store_is_busy(
         await credited(daemon, "peer", "tx")
         await trio.sleep(10)
         assert (await store.account("peer")).credited == 1
+
+
+async def test_a_place_is_free_while_it_is_recorded_what_became_of_the_last_delivery(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one account no more are under way, or being recorded, than its share."""
+    monkeypatch.setattr(limits, "DELIVERIES_MAX", 2)
+    monkeypatch.setattr(limits, "DELIVERIES_PER_ACCOUNT_MAX", 1)
+    connector, store = ScriptedConnector(), memory_store()
+    record = store.record_deliveries
+
+    async def slowly(sent: Sequence[CreditSent]) -> list[Maybe[None]]:
+        await trio.sleep(5)
+        return await record(sent)
+
+    monkeypatch.setattr(store, "record_deliveries", slowly)
+    async with running(ScriptedEngine(), store, connector) as daemon:
+        start_s = trio.current_time()
+        for n in range(3):
+            await credited(daemon, f"peer{n}", "tx1", "tx2")
+        await trio.sleep(30)
+        assert [account.credited for account in await store.accounts()] == [2] * 3
+        assert daemon.core.incoming._taken == 0
+        assert not daemon.core.incoming._sending
+    times_s = [round(time_s - start_s, 3) for time_s in connector.times_s]
+    assert times_s == [0] * 3 + [5] * 3
+
+
+async def test_a_delivery_that_fails_in_an_unknown_way_keeps_no_place(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "DELIVERIES_MAX", 1)
+
+    async def stumble(credit: Credit) -> DeliveryOutcome:
+        await trio.lowlevel.checkpoint()
+        if credit.account == 1 and len(connector.seen) == 1:
+            raise ValueError("nobody has thought of this")
+        return Delivered()
+
+    connector, store = ScriptedConnector(stumble), memory_store()
+    async with running(ScriptedEngine(), store, connector) as daemon:
+        start_s = trio.current_time()
+        await credited(daemon, "peer1", "tx")
+        await daemon.rest()
+        await credited(daemon, "peer2", "tx")
+        await trio.sleep(100)
+        assert [account.credited for account in await store.accounts()] == [1, 1]
+        assert daemon.core.incoming._taken == 0
+    assert [round(time_s - start_s, 3) for time_s in connector.times_s] == [0, 0, 60]
+
+
+async def test_many_accounts_share_the_places_evenly(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "DELIVERIES_MAX", 6)
+    connector, store = ScriptedConnector(Gauge()), memory_store()
+    for n in range(3):
+        await store.open_account(f"peer{n}", setup=False)
+        await store.commit([AddCredit(f"peer{n}", f"tx{m}", Decimal(1)) for m in range(8)])
+    async with running(ScriptedEngine(), store, connector):
+        await trio.sleep(0.5)
+        assert sorted(credit.account for credit in connector.seen) == [1, 1, 2, 2, 3, 3]
 
 
 async def test_the_delay_grows_with_every_attempt(
