@@ -1,6 +1,6 @@
 """Incoming settlements: each credit is delivered to the connector under its own immutable key."""
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,6 +20,7 @@ from settled.errors import StoreBroken
 from settled.store.protocol import Store
 from settled.store.protocol_incoming import CreditLook, CreditSent
 from settled.store.records import (
+    AddCredit,
     Credit,
     Delivered,
     DeliveryOutcome,
@@ -51,11 +52,54 @@ class Incoming:
         self._nursery = nursery
         self._sending: defaultdict[int, set[int]] = defaultdict(set)  # by account, the credits
         self._taken = 0  # places of deliveries that are looked for or under way
+        self._looked_for: dict[int, int] = {}  # by account, how many the store is asked for
+        self._arriving = 0  # credits that are handed out as they are recorded
+        self._ready: deque[Credit] = deque()  # of those, the ones that wait for a place
+        self._under_way: dict[str, int] = {}  # by account id, those that arrive or are being sent
         self._waiting: dict[int, None] = {}  # accounts that found no free place, in their order
         self._full: set[int] = set()  # accounts with as many deliveries as one may have
         self._told: list[CreditSent] = []  # not yet on their way to the store
         self._ended = trio.Event()
         self.scheduler = JointScheduler(self._advance, tasks_max=limits.DELIVERIES_MAX)
+
+    async def receive(self, change: AddCredit) -> bool:
+        """Record a credit and have it delivered; return whether it was new.
+
+        Where there is room for it, it is handed out as it is recorded, and needs no look.
+        """
+        hand_out = self._has_room(change.account_id)
+        if hand_out:
+            self._arriving += 1
+            self._enter(change.account_id)
+        try:
+            credit = await patiently(lambda: self._store.add_credit(change, hand_out=hand_out))
+        finally:
+            if hand_out:
+                self._arriving -= 1
+                self._leave(change.account_id)
+        if credit is None:
+            return False
+        if credit.attempts and self._fits(credit.account):
+            self._ready.append(self._began(credit))
+            self._send_ready()
+        else:
+            self.scheduler.wake(credit.account)
+        return True
+
+    def _has_room(self, account_id: str) -> bool:
+        """Return whether a credit may be handed out as it comes: not past others that wait."""
+        return (
+            not (self._waiting or self.scheduler.draining.is_set())
+            and self._arriving + len(self._ready) < limits.ARRIVALS_MAX
+            and self._under_way.get(account_id, 0) < limits.DELIVERIES_PER_ACCOUNT_MAX
+        )
+
+    def _fits(self, account: int) -> bool:
+        """Return whether a credit that was handed out may be sent; else a look finds it soon."""
+        if self.scheduler.draining.is_set():
+            return False
+        places = len(self._sending.get(account, ())) + self._looked_for.get(account, 0)
+        return places < limits.DELIVERIES_PER_ACCOUNT_MAX
 
     async def _advance(self, accounts: Sequence[int]) -> list[Maybe[int | None]]:
         """Start the deliveries that are due; return when to look again (see ``Scheduler``)."""
@@ -63,10 +107,13 @@ class Incoming:
         results: dict[int, Maybe[int | None]] = dict.fromkeys(accounts, Value(None))
         unused = sum(look.limit for look in looks)
         self._taken += unused  # before the store is asked: others ask it meanwhile
+        self._looked_for.update({look.account: look.limit for look in looks})
         try:
             steps = await self._store.next_deliveries_of(looks) if looks else []
             unused -= sum(len(step.value.credits) for step in steps if isinstance(step, Value))
         finally:
+            for look in looks:
+                del self._looked_for[look.account]
             self._give_back(unused)
         for look, step in zip(looks, steps, strict=True):
             if isinstance(step, Value):
@@ -98,9 +145,24 @@ class Incoming:
         for credit in step.parked:
             log.error("credit_parked", **_fields(credit), reason=credit.reason)
         for credit in step.credits:
-            self._sending[credit.account].add(credit.number)
-            if not self._connector.deliver_at_once(credit, partial(self._tell, credit)):
-                self._nursery.start_soon(self._send, credit)
+            if credit.number in self._sending.get(credit.account, ()):
+                self._give_back(1)  # it was handed out as it came, and the store was slow
+            else:
+                self._begin(self._began(credit))
+
+    def _began(self, credit: Credit) -> Credit:
+        self._sending[credit.account].add(credit.number)
+        self._enter(credit.account_id)
+        return credit
+
+    def _send_ready(self) -> None:
+        while self._ready and self._taken < limits.DELIVERIES_MAX:
+            self._taken += 1
+            self._begin(self._ready.popleft())
+
+    def _begin(self, credit: Credit) -> None:
+        if not self._connector.deliver_at_once(credit, partial(self._tell, credit)):
+            self._nursery.start_soon(self._send, credit)
 
     async def _send(self, credit: Credit) -> None:
         try:
@@ -162,6 +224,7 @@ class Incoming:
 
     def _end(self, credit: Credit, *, done: bool) -> None:
         """Let the next delivery of the account have its turn."""
+        self._leave(credit.account_id)
         sending = self._sending[credit.account]
         sending.discard(credit.number)
         if not sending:
@@ -171,15 +234,27 @@ class Incoming:
             self._full.discard(credit.account)
             self.scheduler.wake(credit.account)
 
+    def _enter(self, account_id: str) -> None:
+        self._under_way[account_id] = self._under_way.get(account_id, 0) + 1
+
+    def _leave(self, account_id: str) -> None:
+        self._under_way[account_id] -= 1
+        if not self._under_way[account_id]:
+            del self._under_way[account_id]
+
     def _give_back(self, places: int) -> None:
         self._taken -= places
-        for waiting in list(islice(self._waiting, places)):
+        self._send_ready()
+        free = min(places, limits.DELIVERIES_MAX - self._taken)
+        for waiting in list(islice(self._waiting, max(free, 0))):
             del self._waiting[waiting]
             self.scheduler.wake(waiting)
 
     async def drain(self) -> None:
         """Start no more deliveries, and wait for those under way."""
         await self.scheduler.drain()
+        while self._ready:
+            self._end(self._ready.popleft(), done=False)
         while self._sending:
             self._ended = trio.Event()
             await self._ended.wait()

@@ -180,7 +180,10 @@ class Services:
         """
         _check_text(account_id)
         known_as = ids.mint() if settlement_id is None else settlement_id
-        return await self._commit([AddCredit(account_id, known_as, amount)])
+        credit = AddCredit(account_id, known_as, amount)
+        if self._core is None:  # its start will find it
+            return await patiently(lambda: self._store.add_credit(credit)) is not None
+        return await self._core.incoming.receive(credit)
 
     async def try_settlement(self, account_id: str) -> None:
         """Go on with what is queued for the account now, whatever backoff it is in.

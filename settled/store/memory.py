@@ -24,14 +24,14 @@ from settled.store import clock
 from settled.store.clock import Uptime
 from settled.store.memory_accounts import MemoryAccounts
 from settled.store.memory_books import ORIGINS
-from settled.store.memory_incoming import MemoryIncoming
 from settled.store.memory_outgoing import MemoryOutgoing
+from settled.store.memory_state import MemoryState
 from settled.store.records import Account, Bucket, Difference, Space, Work
 
 _BUCKETS: Final[tuple[Bucket, ...]] = get_args(Bucket)
 
 
-class MemoryStore(MemoryAccounts, MemoryOutgoing, MemoryIncoming):
+class MemoryStore(MemoryAccounts, MemoryOutgoing, MemoryState):
     """A ``settled.store.protocol.Store`` that lives as long as the object.
 
     Each method is one atomic step: it yields to the scheduler first, then changes all or nothing.

@@ -1,4 +1,4 @@
-"""The in-memory store, part 3: credits, their delivery, and the engine's state."""
+"""The in-memory store, part 3: credits, and their delivery."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -14,7 +14,6 @@ from settled.errors import (
     NotFound,
     NotResolvable,
     SettlementConflict,
-    StateChanged,
 )
 from settled.store.memory_books import Books, cut, nearer, page
 from settled.store.protocol_incoming import CreditLook, CreditSent
@@ -22,14 +21,11 @@ from settled.store.records import (
     AddCredit,
     Ambiguous,
     Bucket,
-    Change,
     Credit,
     CreditState,
     Delivered,
     DeliveryOutcome,
     NextDeliveries,
-    RequireState,
-    SetState,
 )
 
 NO_CLEAR_ANSWER = (
@@ -39,7 +35,21 @@ NO_CLEAR_ANSWER = (
 
 
 class MemoryIncoming(Books):
-    """See ``settled.store.protocol.IncomingStore`` and ``StateStore``."""
+    """See ``settled.store.protocol_incoming.IncomingStore``."""
+
+    async def add_credit(self, change: AddCredit, *, hand_out: bool = False) -> Credit | None:
+        """Record an incoming settlement, once."""
+        await trio.lowlevel.checkpoint()
+        self._check_credit(change, {})
+        credit = self._add_credit(change)
+        if credit is None or not hand_out:
+            return credit
+        now = self._now_ms()
+        retry_ms = now + limits.HANDED_OUT_S * 1000
+        marked = self._set_credit(credit, attempts=1, retry_ms=retry_ms)
+        if credit.ambiguous_ms is None:
+            self._set_credit(marked, ambiguous_ms=now, ambiguous_steady_ms=self._steady_ms())
+        return marked
 
     async def next_deliveries(
         self, account: int, limit: int, *, sending: Collection[int] = ()
@@ -186,26 +196,6 @@ class MemoryIncoming(Books):
         await trio.lowlevel.checkpoint()
         return self._find_credit(credit_id)
 
-    # --- changes that an engine commits together ---
-
-    async def commit(self, changes: Sequence[Change]) -> list[int | None]:
-        """Make the changes, all or none of them."""
-        await trio.lowlevel.checkpoint()
-        for change in changes:
-            if isinstance(change, RequireState):
-                self._require(change)
-        amounts: dict[str, Decimal] = {}
-        for change in changes:
-            if isinstance(change, AddCredit):
-                self._check_credit(change, amounts)
-            elif isinstance(change, SetState):
-                _check_state(change)
-        return [self._make(change) for change in changes]
-
-    def _require(self, change: RequireState) -> None:
-        if self._state.get((change.account_id, change.key)) != change.value:
-            raise StateChanged(f"state {change.key!r} was changed meanwhile: nothing was done")
-
     def _check_credit(self, change: AddCredit, amounts: dict[str, Decimal]) -> None:
         """Raise unless the credit can be made after those in ``amounts``, which it then joins."""
         ids.check_settlement_id(change.settlement_id)
@@ -222,15 +212,7 @@ class MemoryIncoming(Books):
                 f"with the amount {to_text(first)}, now with {to_text(amount)}; the first stands"
             )
 
-    def _make(self, change: Change) -> int | None:
-        if isinstance(change, SetState):
-            if change.value is None:
-                self._state.pop((change.account_id, change.key), None)
-            else:
-                self._state[change.account_id, change.key] = change.value
-            return None
-        if isinstance(change, RequireState):
-            return None
+    def _add_credit(self, change: AddCredit) -> Credit | None:
         credit_id = ids.credit_key(change.account_id, change.settlement_id)
         if credit_id in self._credits:
             return None
@@ -240,7 +222,7 @@ class MemoryIncoming(Books):
             checked(change.amount),
         )
         self._move(account.number, "received", "undelivered", amount, credit_id)
-        self._set_credit(
+        return self._set_credit(
             Credit(
                 number=len(self._credits) + 1,
                 id=credit_id,
@@ -253,21 +235,6 @@ class MemoryIncoming(Books):
                 updated_ms=now,
             )
         )
-        return account.number
-
-    async def get_state(self, account_id: str | None, key: str) -> bytes | None:
-        """Return a value of the engine's state (``account_id=None``) or an account's."""
-        await trio.lowlevel.checkpoint()
-        return self._state.get((account_id, key))
-
-    async def list_state(self, account_id: str | None, prefix: str = "") -> list[tuple[str, bytes]]:
-        """Return the keys that start with ``prefix`` and their values, in the order of the keys."""
-        await trio.lowlevel.checkpoint()
-        return sorted(
-            (key, value)
-            for (scope, key), value in self._state.items()
-            if scope == account_id and key.startswith(prefix)
-        )
 
 
 def _too_old(ambiguous_steady_ms: int | None, steady: int) -> bool:
@@ -275,12 +242,3 @@ def _too_old(ambiguous_steady_ms: int | None, steady: int) -> bool:
     if ambiguous_steady_ms is None:
         return False
     return steady >= ambiguous_steady_ms + limits.AMBIGUOUS_AGE_MAX_MS
-
-
-def _check_state(change: SetState) -> None:
-    if not 1 <= len(change.key) <= limits.STATE_KEY_CHARS_MAX:
-        raise ValueError(f"a state key has 1 to {limits.STATE_KEY_CHARS_MAX} characters")
-    if change.value is not None and len(change.value) > limits.STATE_VALUE_BYTES_MAX:
-        raise ValueError(
-            f"state {change.key!r}: a value has {limits.STATE_VALUE_BYTES_MAX} bytes at most"
-        )

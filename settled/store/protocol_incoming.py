@@ -6,11 +6,19 @@ from typing import NamedTuple, Protocol
 from outcome import Maybe
 
 from settled.store.records import (
+    AddCredit,
     Credit,
     CreditState,
     DeliveryOutcome,
     NextDeliveries,
 )
+
+
+class NewCredit(NamedTuple):
+    """A credit to be recorded; see ``IncomingStore.add_credit``."""
+
+    change: AddCredit
+    hand_out: bool
 
 
 class CreditLook(NamedTuple):
@@ -31,6 +39,24 @@ class CreditSent(NamedTuple):
 class IncomingStore(Protocol):
     """Credits, and their delivery to the connector."""
 
+    async def add_credit(self, change: AddCredit, *, hand_out: bool = False) -> Credit | None:
+        """Record an incoming settlement, once; return the credit, ``None`` if it was known.
+
+        It goes to the open account of its id, else to its latest closed life.
+
+        Args:
+            change: what was received.
+            hand_out: mark it as sent since now at the latest, as ``next_deliveries`` does. For
+                ``limits.HANDED_OUT_S`` no look finds it: by then the caller knows its number. A
+                credit that may have been sent before is not handed out; its ``attempts`` are 0.
+
+        Raises:
+            AccountNotFound: when the account id was never used.
+            InvalidAmount: when the amount is not above zero.
+            SettlementConflict: when the settlement id came before with another amount.
+        """
+        ...
+
     async def next_deliveries(
         self, account: int, limit: int, *, sending: Collection[int] = ()
     ) -> NextDeliveries:
@@ -46,7 +72,7 @@ class IncomingStore(Protocol):
         ...
 
     async def record_delivery(self, credit: Credit, outcome: DeliveryOutcome) -> None:
-        """Record how the delivery of a credit, as ``next_deliveries`` gave it, went."""
+        """Record how the delivery of a credit went, as it was when it was handed out."""
         ...
 
     async def record_deliveries(self, ended: Sequence[CreditSent]) -> list[Maybe[None]]:

@@ -18,7 +18,6 @@ from settled.store.readers import Readers
 from settled.store.records import (
     Account,
     AccountState,
-    AddCredit,
     Change,
     Difference,
     Held,
@@ -37,7 +36,6 @@ from settled.store.records import (
 from settled.store.sql import (
     accounts,
     audit,
-    deliveries,
     outgoing,
     payments,
     reads,
@@ -207,8 +205,6 @@ class SqliteStore(SqliteIncoming):
     # --- the engine's state ---
 
     async def commit(self, changes: Sequence[Change]) -> list[int | None]:
-        if len(changes) == 1 and isinstance(changes[0], AddCredit):
-            return [await self._writer.write_together(deliveries.add_credits, changes[0])]
         return await self._writer.write(lambda tx: state.commit(tx, changes))
 
     async def get_state(self, account_id: str | None, key: str) -> bytes | None:

@@ -6,9 +6,10 @@ from typing import TypeVar
 
 from outcome import Maybe
 
-from settled.store.protocol_incoming import CreditLook, CreditSent
+from settled.store.protocol_incoming import CreditLook, CreditSent, NewCredit
 from settled.store.readers import Readers
 from settled.store.records import (
+    AddCredit,
     Credit,
     CreditState,
     DeliveryOutcome,
@@ -28,6 +29,10 @@ class SqliteIncoming:
 
     def _read(self, read: Callable[[Connection], _T]) -> Pending[_T]:
         return self._readers.read(read)
+
+    async def add_credit(self, change: AddCredit, *, hand_out: bool = False) -> Credit | None:
+        new = NewCredit(change, hand_out)
+        return await self._writer.write_together(deliveries.add_credits, new)
 
     async def next_deliveries(
         self, account: int, limit: int, *, sending: Collection[int] = ()

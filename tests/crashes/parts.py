@@ -1,6 +1,6 @@
 """The parts of a daemon that the scenarios are made of."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -17,7 +17,7 @@ from settled.store.sqlite import open_sqlite
 from tests.crashes.hooks import CrashingStore
 from tests.crashes.lab import Hook
 from tests.crashes.world import NOT_DONE, PAYMENTS, Request, World
-from tests.harness import ScriptedConnector, ScriptedEngine
+from tests.harness import Running, ScriptedConnector, ScriptedEngine
 
 
 @asynccontextmanager
@@ -44,6 +44,14 @@ async def accepted(world: World, store: Store, requests: Sequence[Request]) -> N
         await world.ask_all(operations, requests)
 
 
+async def credited(world: World, crediting: Awaitable[None]) -> None:
+    """What an engine credits waits for a busy store, however long: not here."""
+    with trio.move_on_after(world.patience_s) as waiting:
+        await crediting
+    if waiting.cancelled_caught:
+        raise StoreBusy(NOT_DONE)
+
+
 async def receive(store: Store) -> None:
     """Credit the peer's payments as an engine that scans its ledger does: with a cursor."""
     async with trio.open_nursery() as nursery:
@@ -53,6 +61,17 @@ async def receive(store: Store) -> None:
             async with services.transaction() as transaction:
                 transaction.credit_settlement(payment.account_id, payment.amount, payment.id)
                 transaction.set_state("cursor", n)
+
+
+async def pass_on(daemon: Running) -> None:
+    """Credit the peer's payments as an engine does that hears of each: one by one, all at once."""
+    async with trio.open_nursery() as nursery:
+        services = Services(daemon.store, cast(Connector, None), nursery)
+        services.attach(daemon.core)
+        for payment in PAYMENTS:
+            nursery.start_soon(
+                services.credit_settlement, payment.account_id, payment.amount, payment.id
+            )
 
 
 async def at_rest(world: World, store: Store, *, parks: bool) -> None:

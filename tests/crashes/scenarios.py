@@ -20,16 +20,14 @@ import trio
 from settled import ids, limits
 from settled.amounts import Quantity, to_text
 from settled.cli.group import report
-from settled.errors import StoreBusy
 from settled.store import copies, file
 from settled.store.backup import back_up
 from settled.store.records import Parked, Unknown
 from tests.crashes import old_schema
 from tests.crashes.hooks import crash_at
 from tests.crashes.lab import Hook
-from tests.crashes.parts import accepted, at_rest, idle, opened, receive
+from tests.crashes.parts import accepted, at_rest, credited, idle, opened, pass_on, receive
 from tests.crashes.world import (
-    NOT_DONE,
     REQUESTS,
     FileConnector,
     Request,
@@ -101,6 +99,7 @@ def _going_on(
     lookup: bool = True,
     delay_s: float = 0.0,
     silent: int = 0,
+    passes_on: bool = False,
 ) -> Run:
     """Return a run of a whole daemon, but for its sockets, until it is at rest."""
 
@@ -117,6 +116,8 @@ def _going_on(
         ):
             if requests:
                 await world.ask_all(daemon.operations, requests)
+            if passes_on:
+                await credited(world, pass_on(daemon))
             await at_rest(world, store, parks=not lookup)
 
     return run
@@ -130,11 +131,7 @@ async def _with_accounts(world: World) -> None:
 
 async def _crediting(world: World, hook: Hook | None) -> None:
     async with opened(world, hook) as store:
-        # What an engine credits waits for a busy store, however long.
-        with trio.move_on_after(world.patience_s) as waiting:
-            await receive(store)
-        if waiting.cancelled_caught:
-            raise StoreBusy(NOT_DONE)
+        await credited(world, receive(store))
 
 
 async def _with_credits(world: World) -> None:
@@ -228,6 +225,16 @@ SCENARIOS: Final = {
         _with_accounts, _going_on(requests=REQUESTS, lookup=False), pays=True, parks=True
     ),
     "credit": Scenario(_with_accounts, _crediting, requests=(), receives=True),
+    "pass on": Scenario(
+        _with_accounts, _going_on(passes_on=True), requests=(), receives=True, delivers=True
+    ),
+    "pass on unheard": Scenario(
+        _with_accounts,
+        _going_on(passes_on=True, silent=2),
+        requests=(),
+        receives=True,
+        delivers=True,
+    ),
     "deliver": Scenario(_with_credits, _going_on(), requests=(), receives=True, delivers=True),
     "deliver unheard": Scenario(
         _with_credits, _going_on(silent=2), requests=(), receives=True, delivers=True

@@ -58,16 +58,18 @@ WRITES: Final = ("pwrite64", "ftruncate")
 # The methods of the store that the scenarios call, and what happens outside between two of them.
 POINTS: Final = (
     *("open_account", "queue_settlements", "interrupt_settlements", "next_settlement"),
-    *("record_outcome", "commit", "next_deliveries_of", "record_deliveries"),
+    *("record_outcome", "commit", "add_credit", "next_deliveries_of", "record_deliveries"),
     *("pay", "credit"),
 )
 KILLED: Final = (
-    *("accept", "checkpoint", "settle", "settle blindly", "credit", "deliver", "recover"),
+    *("accept", "checkpoint", "settle", "settle blindly", "credit", "pass on", "deliver"),
+    "recover",
     *("prune", "migrate", "back up", "back up by command"),
 )
 INTERRUPTED_AT_POINTS: Final = (
     *("settle", "settle slowly", "settle blindly"),
-    *("credit", "deliver", "deliver unheard", "deliver to the mute", "recover"),
+    *("credit", "pass on", "pass on unheard"),
+    *("deliver", "deliver unheard", "deliver to the mute", "recover"),
 )
 
 
@@ -89,7 +91,8 @@ ERRORS: Final = {
     "read fails": ErrorKind(READS, "error=EIO"),
 }
 FAILED_BY_ERRORS: Final = (
-    *("accept", "checkpoint", "settle", "credit", "deliver", "recover", "prune", "migrate"),
+    *("accept", "checkpoint", "settle", "credit", "pass on", "deliver", "recover"),
+    *("prune", "migrate"),
 )
 
 

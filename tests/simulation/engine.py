@@ -1,6 +1,6 @@
 """The engine of a simulated host: written against the public API, and not a reliable one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
@@ -9,7 +9,7 @@ import trio
 
 from settled import AccountNotFound, NotSettled, Services
 from settled.amounts import EXACT, floor
-from tests.simulation.ledger import Ledger
+from tests.simulation.ledger import Ledger, Transfer
 from tests.simulation.world import World
 
 _HANG_S: Final = 600.0
@@ -93,15 +93,24 @@ class SimulatedEngine:
             self._check_alive()
             if not arrived:
                 continue
+            credit = self._credit_together if self._world.dice.random() < 0.5 else self._credit_each
             try:
-                async with self._services.transaction() as transaction:
-                    for transfer in arrived:
-                        account_id = transfer.payee[1]
-                        transaction.credit_settlement(account_id, transfer.amount, transfer.id)
-                        cursor = transfer.number
-                    transaction.set_state("cursor", cursor)
+                await credit(arrived)
             except AccountNotFound:
                 continue  # not opened yet: the peer was faster
+
+    async def _credit_together(self, arrived: Sequence[Transfer]) -> None:
+        async with self._services.transaction() as transaction:
+            for transfer in arrived:
+                account_id = transfer.payee[1]
+                transaction.credit_settlement(account_id, transfer.amount, transfer.id)
+            transaction.set_state("cursor", arrived[-1].number)
+
+    async def _credit_each(self, arrived: Sequence[Transfer]) -> None:
+        for transfer in arrived:
+            account_id = transfer.payee[1]
+            await self._services.credit_settlement(account_id, transfer.amount, transfer.id)
+        await self._services.state.set("cursor", arrived[-1].number)
 
 
 class FindingEngine(SimulatedEngine):

@@ -30,6 +30,7 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "interrupt_settlements": lambda store: store.interrupt_settlements(),
     "settlements": lambda store: store.settlements(),
     "settlement": lambda store: store.settlement("none"),
+    "add_credit": lambda store: store.add_credit(AddCredit("alice", "new", Decimal(1))),
     "next_deliveries": lambda store: store.next_deliveries(1, 8),
     "next_deliveries_of": lambda store: store.next_deliveries_of([CreditLook(1, 8, ())]),
     "retry_credit": lambda store: store.retry_credit("none"),

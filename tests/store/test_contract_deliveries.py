@@ -7,12 +7,12 @@ import pytest
 from outcome import Error, Value
 
 from settled import limits
-from settled.errors import (
-    NotFound,
-)
+from settled.errors import AccountNotFound, InvalidAmount, NotFound, SettlementConflict
+from settled.ids import credit_key
 from settled.store.protocol import Store
 from settled.store.protocol_incoming import CreditLook, CreditSent
 from settled.store.records import (
+    AddCredit,
     Ambiguous,
     Credit,
     Delivered,
@@ -336,6 +336,86 @@ async def test_a_long_answer_is_cut_to_what_is_kept(store: Store) -> None:
     credit = await credited(store)
     await store.record_delivery(await handed_out(store, credit), NotDelivered("x" * 5000))
     assert (await store.credit(credit.id)).reason == "x" * limits.REASON_CHARS_MAX
+
+
+# --- handed out as they come ---
+
+
+async def added(store: Store, settlement_id: str = "tx", *, hand_out: bool = True) -> Credit:
+    change = AddCredit("alice", settlement_id, Decimal(1))
+    credit = await store.add_credit(change, hand_out=hand_out)
+    assert credit is not None
+    return credit
+
+
+@pytest.mark.parametrize("hand_out", [False, True])
+async def test_a_credit_is_added_once(store: Store, hand_out: bool) -> None:
+    account = await opened(store)
+    credit = await added(store, hand_out=hand_out)
+    assert credit.account == account.number
+    assert credit.id == credit_key("alice", "tx")
+    assert (credit.amount, credit.state, credit.attempts) == (1, "undelivered", int(hand_out))
+    again = AddCredit("alice", "tx", Decimal("1.0"))
+    assert await store.add_credit(again, hand_out=hand_out) is None
+    assert (await store.account("alice")).undelivered == 1
+    other = AddCredit("alice", "tx", Decimal(2))
+    await refused(store, SettlementConflict, store.add_credit(other, hand_out=hand_out))
+    for amount in (Decimal(0), Decimal(-1), Decimal("NaN")):
+        bad = AddCredit("alice", "other", amount)
+        await refused(store, InvalidAmount, store.add_credit(bad, hand_out=hand_out))
+    nobody = AddCredit("nobody", "tx", Decimal(1))
+    await refused(store, AccountNotFound, store.add_credit(nobody, hand_out=hand_out))
+
+
+async def test_a_credit_goes_to_the_latest_life_of_its_account(store: Store) -> None:
+    await opened(store)
+    await store.close_account("alice")
+    assert (await added(store, "closed")).account == 1
+    await opened(store)
+    assert (await added(store, "open")).account == 2
+
+
+async def test_what_is_handed_out_as_it_comes_counts_as_sent(store: Store, clock: Clock) -> None:
+    await opened(store)
+    credit = await added(store)
+    assert credit.ambiguous_ms is None, "before, it was not sent"
+    stored = await store.credit(credit.id)
+    assert (stored.attempts, stored.ambiguous_ms) == (1, clock.ms)
+    assert stored.ambiguous_steady_ms is not None
+    await store.record_delivery(credit, NotDelivered("not reached", 5000))
+    assert (await store.credit(credit.id)).ambiguous_ms is None
+    clock.ms += 5000
+    (again,) = (await store.next_deliveries(credit.account, 8)).credits
+    assert (again.id, again.attempts) == (credit.id, 2)
+    await store.record_delivery(again, Delivered())
+    assert (await store.account("alice")).credited == 1
+
+
+async def test_what_is_handed_out_as_it_comes_is_not_found_until_its_taker_knows_it(
+    store: Store, clock: Clock
+) -> None:
+    await opened(store)
+    credit = await added(store)
+    other = await added(store, "other", hand_out=False)
+    assert await numbers_of(store, other.account) == [other.number]
+    clock.ms += limits.HANDED_OUT_S * 1000 - 1
+    assert await numbers_of(store, credit.account) == [other.number]
+    clock.ms += 1
+    assert await numbers_of(store, credit.account) == [other.number, credit.number]
+
+
+async def test_what_was_handed_out_as_it_came_is_parked_when_it_is_too_old(
+    store: Store, clock: Clock
+) -> None:
+    await opened(store)
+    credit = await added(store)
+    clock.uptime_ms += limits.AMBIGUOUS_AGE_MAX_MS
+    clock.ms += limits.AMBIGUOUS_AGE_MAX_MS
+    assert [c.id for c in (await store.next_deliveries(credit.account, 8)).parked] == [credit.id]
+
+
+async def numbers_of(store: Store, account: int) -> list[int]:
+    return [credit.number for credit in (await store.next_deliveries(account, 8)).credits]
 
 
 # --- many at once ---

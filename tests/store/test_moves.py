@@ -46,7 +46,7 @@ async def test_what_is_no_credit_leaves_those_beside_it(tmp_path: Path) -> None:
 
         async def credit(settlement_id: str) -> None:
             try:
-                await store.commit([AddCredit("alice", settlement_id, Decimal(1))])
+                await store.add_credit(AddCredit("alice", settlement_id, Decimal(1)))
             except InvalidId:
                 refused.append(settlement_id)
 

@@ -453,7 +453,7 @@ async def test_credits_that_may_have_been_delivered_since_are_delivered_within_2
     machine.clock.ms += 21 * HOUR_MS
     async with machine.open("copy") as restored:
         number = (await restored.account("alice")).number
-        await restored.commit([AddCredit("alice", "found again", Decimal(1))])
+        await restored.add_credit(AddCredit("alice", "found again", Decimal(1)), hand_out=True)
         due = await restored.next_deliveries(number, 10)
         assert {credit.settlement_id for credit in due.credits} == {
             "refused",
@@ -481,7 +481,10 @@ async def test_from_an_older_backup_no_credit_is_delivered_by_guess(
     machine.clock.ms += KEPT_KEY_MS
     async with machine.open("copy") as restored:
         number = (await restored.account("alice")).number
-        await restored.commit([AddCredit("alice", "found again", Decimal(1))])
+        found_again = AddCredit("alice", "found again", Decimal(1))
+        credit = await restored.add_credit(found_again, hand_out=True)
+        assert credit is not None
+        assert credit.attempts == 0, "it is not handed out"
         due = await restored.next_deliveries(number, 10)
         assert due.credits == ()
         assert {c.settlement_id for c in due.parked} == {"refused", "unclear", "found again"}
@@ -502,6 +505,9 @@ async def test_what_comes_in_once_all_is_released_is_clear(machine: Machine) -> 
         await restored.commit([AddCredit("alice", "new", Decimal(1))])
         (credit,) = (await restored.next_deliveries(number, 10)).credits
         assert (credit.settlement_id, credit.ambiguous_ms) == ("new", None)
+        newer = await restored.add_credit(AddCredit("alice", "newer", Decimal(1)), hand_out=True)
+        assert newer is not None
+        assert (newer.attempts, newer.ambiguous_ms) == (1, None)
 
 
 async def test_in_the_database_itself_credits_stay_as_they_are(machine: Machine) -> None:

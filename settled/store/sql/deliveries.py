@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final, NamedTuple
 
+from settled import limits
 from settled.amounts import checked, to_text
 from settled.errors import AccountNotFound, InvalidAmount, SettledError, SettlementConflict
 from settled.ids import check_settlement_id, credit_key
-from settled.store.protocol_incoming import CreditLook, CreditSent
+from settled.store.protocol_incoming import CreditLook, CreditSent, NewCredit
 from settled.store.records import (
     AddCredit,
     Bucket,
+    Credit,
     Delivered,
     NextDeliveries,
 )
@@ -31,14 +33,17 @@ _KNOWN: Final = (
     "ON c.account_id = asked.value ->> 0 AND c.settlement_id = asked.value ->> 1"
 )
 _LATEST: Final = (
-    "SELECT json_group_array(json_array(asked.value, "
-    "(SELECT max(number) FROM accounts WHERE id = asked.value))) FROM json_each(?) AS asked"
+    "SELECT json_group_array(json_array(a.id, a.number, a.received, a.undelivered)) "
+    "FROM json_each(?) AS asked CROSS JOIN accounts AS a "
+    "ON a.number = (SELECT max(number) FROM accounts WHERE id = asked.value)"
 )
+# What is handed out as it comes may have been sent since now.
 _ADD: Final = (
-    "INSERT INTO credits (id, account, account_id, settlement_id, amount, state, reason, "
-    "ambiguous_ms, ambiguous_steady_ms, created_ms, updated_ms) "
-    "SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, 'undelivered', "
-    "?2, ?3, ?4, ?5, ?5 FROM json_each(?1)"
+    "INSERT INTO credits (number, id, account, account_id, settlement_id, amount, state, attempts, "
+    "retry_ms, reason, ambiguous_ms, ambiguous_steady_ms, created_ms, updated_ms) "
+    "SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, "
+    "'undelivered', value ->> 6, value ->> 7, ?2, iif(value ->> 6, ?5, ?3), "
+    "iif(value ->> 6, ?6, ?4), ?5, ?5 FROM json_each(?1)"
 )
 _NEXT: Final = (
     "SELECT json_group_array(json_array(c.account, c.retry_ms, c.number, c.ambiguous_steady_ms)) "
@@ -66,19 +71,18 @@ _CREDITED: Final = (
     "WHERE number IN (SELECT value FROM json_each(?))"
 )
 
-_BUCKETS: Final[tuple[Bucket, ...]] = ("received", "undelivered", "credited")
+_TO_ADD: Final[tuple[Bucket, ...]] = ("received", "undelivered")
+_TO_CREDIT: Final[tuple[Bucket, ...]] = ("undelivered", "credited")
 
 
-def add_credits(tx: Tx, changes: Sequence[AddCredit]) -> list[int | SettledError | None]:
-    """Record incoming settlements, each once; return their accounts' numbers.
+def add_credits(tx: Tx, news: Sequence[NewCredit]) -> list[Credit | SettledError | None]:
+    """See ``IncomingStore.add_credit``; what comes of each, in their order.
 
-    ``None`` stands for one that is known. One that is refused leaves the others as they are.
+    One that is refused leaves the others as they are.
     """
-    amounts = [_amount(change) for change in changes]
+    amounts = [_amount(new.change) for new in news]
     sound = [
-        change
-        for change, amount in zip(changes, amounts, strict=True)
-        if isinstance(amount, Decimal)
+        new.change for new, amount in zip(news, amounts, strict=True) if isinstance(amount, Decimal)
     ]
     asked = as_json([(change.account_id, change.settlement_id) for change in sound])
     known = {
@@ -86,12 +90,14 @@ def add_credits(tx: Tx, changes: Sequence[AddCredit]) -> list[int | SettledError
         for account_id, settlement_id, amount in select(tx.conn, _KNOWN, asked)
     }
     ids = as_json(sorted({change.account_id for change in sound}))
-    accounts: dict[str, int | None] = dict(select(tx.conn, _LATEST, ids))
-    moves = Moves(tx, _BUCKETS)
-    moves.load([number for number in accounts.values() if number is not None])
-    added: list[tuple[object, ...]] = []
-    results: list[int | SettledError | None] = []
-    for change, amount in zip(changes, amounts, strict=True):
+    accounts: dict[str, int] = {}
+    moves = Moves(tx, _TO_ADD)
+    for account_id, number, *balances in select(tx.conn, _LATEST, ids):
+        accounts[account_id] = number
+        moves.add(number, balances)
+    adding = _Adding(tx)
+    results: list[Credit | SettledError | None] = []
+    for (change, hand_out), amount in zip(news, amounts, strict=True):
         if isinstance(amount, SettledError):
             results.append(amount)
             continue
@@ -104,17 +110,65 @@ def add_credits(tx: Tx, changes: Sequence[AddCredit]) -> list[int | SettledError
             results.append(AccountNotFound(change.account_id))
             continue
         known[change.account_id, change.settlement_id] = amount
-        key = credit_key(change.account_id, change.settlement_id)
-        added.append((key, number, change.account_id, change.settlement_id, to_text(amount)))
-        moves.move(number, "received", "undelivered", amount, key)
-        results.append(number)
-    if added:
-        # Found again after a restore, it may have been delivered.
-        tx.conn.execute(_ADD, (as_json(added), *unclear_since(tx.conn), tx.now_ms))
-        moves.write()
-        for number in {number for number in results if isinstance(number, int)}:
-            tx.touch(number)
+        credit = adding.add(change, number, amount, hand_out=hand_out)
+        moves.move(number, "received", "undelivered", amount, credit.id)
+        results.append(credit)
+    adding.write()
+    moves.write()
     return results
+
+
+class _Adding:
+    """The rows of new credits, and what each is as it is returned."""
+
+    def __init__(self, tx: Tx) -> None:
+        self._tx = tx
+        # Found again after a restore, it may have been delivered: that is for a look to judge.
+        self._unclear = unclear_since(tx.conn)
+        (self._number,) = tx.conn.execute("SELECT ifnull(max(number), 0) FROM credits").fetchone()
+        self._rows: list[tuple[object, ...]] = []
+        self._accounts: set[int] = set()
+        self._hands_out = False
+
+    def add(self, change: AddCredit, account: int, amount: Decimal, *, hand_out: bool) -> Credit:
+        self._number += 1
+        reason, ambiguous_ms, ambiguous_steady_ms = self._unclear
+        hand_out = hand_out and ambiguous_ms is None
+        now_ms = self._tx.now_ms
+        credit = Credit(
+            number=self._number,
+            id=credit_key(change.account_id, change.settlement_id),
+            account=account,
+            account_id=change.account_id,
+            settlement_id=change.settlement_id,
+            amount=amount,
+            state="undelivered",
+            reason=reason,
+            attempts=int(hand_out),
+            ambiguous_ms=ambiguous_ms,
+            ambiguous_steady_ms=ambiguous_steady_ms,
+            retry_ms=now_ms + limits.HANDED_OUT_S * 1000 if hand_out else 0,
+            created_ms=now_ms,
+            updated_ms=now_ms,
+        )
+        self._accounts.add(account)
+        self._hands_out |= hand_out
+        self._rows.append(
+            (
+                *(credit.number, credit.id, account, credit.account_id, credit.settlement_id),
+                *(to_text(amount), credit.attempts, credit.retry_ms),
+            )
+        )
+        return credit
+
+    def write(self) -> None:
+        if not self._rows:
+            return
+        tx = self._tx
+        steady = steady_ms(tx) if self._hands_out else None
+        tx.conn.execute(_ADD, (as_json(self._rows), *self._unclear, tx.now_ms, steady))
+        for account in self._accounts:
+            tx.touch(account)
 
 
 def _amount(change: AddCredit) -> Decimal | SettledError:
@@ -200,7 +254,7 @@ def record_deliveries(tx: Tx, deliveries: Sequence[CreditSent]) -> list[None]:
     found = select(tx.conn, _SENT, as_json(sorted(ids)))
     # One that is parked, or not there, is somewhat less than ordinary.
     found = [row for row in found if row[4] == "undelivered"]
-    moves = Moves(tx, _BUCKETS)
+    moves = Moves(tx, _TO_CREDIT)
     moves.load([account for _, _, account, _, _ in found])
     for credit_id, _, account, amount, _ in found:
         moves.move(account, "undelivered", "credited", Decimal(amount), credit_id)

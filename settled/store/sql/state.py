@@ -6,6 +6,7 @@ from typing import Final
 
 from settled import limits
 from settled.errors import SettledError, StateChanged
+from settled.store.protocol_incoming import NewCredit
 from settled.store.records import AddCredit, Change, RequireState, SetState
 from settled.store.sql.deliveries import add_credits
 from settled.store.sql.ledger import Tx
@@ -19,7 +20,7 @@ def commit(tx: Tx, changes: Sequence[Change]) -> list[int | None]:
         if isinstance(change, RequireState):
             _require(tx, change)
     credits_ = [change for change in changes if isinstance(change, AddCredit)]
-    numbers = iter(add_credits(tx, credits_))
+    added = iter(add_credits(tx, [NewCredit(change, hand_out=False) for change in credits_]))
     results: list[int | None] = []
     for change in changes:
         if not isinstance(change, AddCredit):
@@ -27,10 +28,10 @@ def commit(tx: Tx, changes: Sequence[Change]) -> list[int | None]:
                 _set(tx, change)
             results.append(None)
             continue
-        number = next(numbers)
-        if isinstance(number, SettledError):
-            raise number
-        results.append(number)
+        credit = next(added)
+        if isinstance(credit, SettledError):
+            raise credit
+        results.append(None if credit is None else credit.account)
     return results
 
 
