@@ -104,8 +104,20 @@ async def serve(
             url = await server.start(tasks, operations)
             core.start()
             log.info("serving", url=url, connector=connector.shown_url)
-            yield Daemon(url, operations, services)
-            await _drain(server, core, tasks, grace_s)
+            async with _draining(server, core, tasks, grace_s):
+                yield Daemon(url, operations, services)
+
+
+@asynccontextmanager
+async def _draining(
+    server: "_Server", core: Core, tasks: trio.Nursery, grace_s: float
+) -> AsyncIterator[None]:
+    """Drain at the end of the block, unless it raises."""
+    try:
+        yield
+        await _drain(server, core, tasks, grace_s)
+    finally:
+        core.end()  # an engine may still credit while it disconnects
 
 
 async def _drain(server: "_Server", core: Core, tasks: trio.Nursery, grace_s: float) -> None:

@@ -307,6 +307,32 @@ async def test_tasks_of_the_engine_end_before_it_disconnects(tmp_path: Path) -> 
     assert order == ["task ended", "disconnected"]
 
 
+@pytest.mark.parametrize("ends", ["by itself", "by an error"])
+async def test_what_an_engine_credits_while_it_disconnects_is_recorded(
+    tmp_path: Path, ends: str
+) -> None:
+    said: list[object] = []
+
+    class Late(Engine):
+        async def disconnect(self) -> None:
+            with trio.CancelScope(shield=True):
+                try:
+                    said.append(await self.services.credit_settlement("alice", Decimal(3), "last"))
+                except Exception as error:
+                    said.append(error)
+
+    try:
+        async with daemon(tmp_path, Late):
+            assert ends == "by itself"
+    except* AssertionError:
+        assert ends == "by an error"
+    assert said == [True]
+    async with open_sqlite(tmp_path / "s.db", exclusive=True) as store:
+        assert (await store.account("alice")).undelivered == 3
+        (credit,) = await store.credits()
+        assert credit.ambiguous_ms is None, "it was not sent"
+
+
 async def test_a_store_that_breaks_ends_the_daemon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,11 @@ class Core:
         self._nursery.start_soon(self.room.watch)
         self._nursery.start_soon(self._look_over)
 
+    def end(self) -> None:
+        """Begin nothing more, drained or not: what is recorded is left to the next start."""
+        for scheduler in self._schedulers.values():
+            scheduler.draining.set()
+
     async def _look_over(self) -> None:
         """Look for damage that the start has not found; what is damaged ends the daemon."""
         while (found := await self._looked_over()) is None:  # noqa: ASYNC110 - a disk tells nobody

@@ -31,6 +31,8 @@ from settled.store.records import (
 log = structlog.get_logger()
 
 _FAILED_DELAY_S = 60
+# What counts as sent for no good reason might be parked a day later.
+_NOT_SENT = NotDelivered("it was not sent yet", retry_delay_ms=0)
 
 
 class Incoming:
@@ -79,11 +81,16 @@ class Incoming:
                 self._leave(change.account_id)
         if credit is None:
             return False
-        if credit.attempts and self._fits(credit.account):
-            self._ready.append(self._began(credit))
-            self._send_ready()
-        else:
+        if not credit.attempts:
             self.scheduler.wake(credit.account)
+        elif credit.number not in self._sending.get(credit.account, ()):  # else a look was faster
+            fits = self._fits(credit.account)
+            self._began(credit)
+            if fits:
+                self._ready.append(credit)
+                self._send_ready()
+            else:
+                await self._record_alone(CreditSent(credit, _NOT_SENT))
         return True
 
     def _has_room(self, account_id: str) -> bool:
@@ -95,7 +102,7 @@ class Incoming:
         )
 
     def _fits(self, account: int) -> bool:
-        """Return whether a credit that was handed out may be sent; else a look finds it soon."""
+        """Return whether a credit that was handed out may be sent; else it is put back."""
         if self.scheduler.draining.is_set():
             return False
         places = len(self._sending.get(account, ())) + self._looked_for.get(account, 0)
@@ -129,6 +136,7 @@ class Incoming:
         share = max(free // len(accounts), 1)
         looks: list[CreditLook] = []
         for account in accounts:
+            self._waiting.pop(account, None)
             sending = frozenset(self._sending.get(account, ()))
             places = limits.DELIVERIES_PER_ACCOUNT_MAX - len(sending)
             if places <= 0:
@@ -148,12 +156,12 @@ class Incoming:
             if credit.number in self._sending.get(credit.account, ()):
                 self._give_back(1)  # it was handed out as it came, and the store was slow
             else:
-                self._begin(self._began(credit))
+                self._began(credit)
+                self._begin(credit)
 
-    def _began(self, credit: Credit) -> Credit:
+    def _began(self, credit: Credit) -> None:
         self._sending[credit.account].add(credit.number)
         self._enter(credit.account_id)
-        return credit
 
     def _send_ready(self) -> None:
         while self._ready and self._taken < limits.DELIVERIES_MAX:
@@ -184,10 +192,13 @@ class Incoming:
             delay_ms = retry_delay_ms(credit.attempts - 1)
             outcome = replace(outcome, retry_delay_ms=delay_ms)
             log.warning(event, **_fields(credit), reason=outcome.reason, retry_in_ms=delay_ms)
-        self._told.append(CreditSent(credit, outcome))
+        self._record_soon(CreditSent(credit, outcome))
+        self._give_back(1)  # the next is looked for while this one is recorded
+
+    def _record_soon(self, sent: CreditSent) -> None:
+        self._told.append(sent)
         if len(self._told) == 1:
             self._nursery.start_soon(self._record)
-        self._give_back(1)  # the next is looked for while this one is recorded
 
     async def _record(self) -> None:
         told, self._told = self._told, []
@@ -254,7 +265,7 @@ class Incoming:
         """Start no more deliveries, and wait for those under way."""
         await self.scheduler.drain()
         while self._ready:
-            self._end(self._ready.popleft(), done=False)
+            self._record_soon(CreditSent(self._ready.popleft(), _NOT_SENT))
         while self._sending:
             self._ended = trio.Event()
             await self._ended.wait()

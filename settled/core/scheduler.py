@@ -52,7 +52,8 @@ class Agenda:
         """Work until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
-                self._changed = trio.Event()
+                if self._changed.is_set():  # else someone may wait for it
+                    self._changed = trio.Event()
                 next_at = math.inf if self.draining.is_set() else self._start_due(nursery)
                 with trio.move_on_at(next_at):
                     await self._changed.wait()

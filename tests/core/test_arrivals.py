@@ -353,3 +353,70 @@ async def test_what_the_store_does_not_hand_out_is_looked_for(
         assert (await store.account("peer")).credited == 1
         nothing_under_way(daemon)
     assert [credit.attempts for credit in connector.seen] == [1]
+
+
+async def test_what_a_look_was_faster_with_is_sent_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its commit took longer than no look may find it."""
+    gauge = Gauge(tx=5)
+    connector, store = ScriptedConnector(gauge), memory_store()
+    add = store.add_credit
+
+    async def late(*args: Any, **kwargs: Any) -> Credit | None:
+        credit = await add(*args, **kwargs)
+        await trio.sleep(limits.HANDED_OUT_S + 0.5)
+        return credit
+
+    monkeypatch.setattr(store, "add_credit", late)
+    async with running(ScriptedEngine(), store, connector) as daemon:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive, daemon, "peer", "tx")
+            await trio.sleep(limits.HANDED_OUT_S + 0.2)
+            daemon.core.incoming.scheduler.wake(1)
+        await trio.sleep(20)
+        assert (await store.account("peer")).credited == 1
+        nothing_under_way(daemon)
+    assert len(connector.seen) == 1
+
+
+async def test_what_is_handed_out_and_not_sent_does_not_count_as_sent(
+    autojump_clock: MockClock,
+) -> None:
+    """Else it would be parked a day later, as the connector might have forgotten it."""
+
+    start_s = trio.current_time()
+
+    async def refuse_for_a_day(_credit: Credit) -> DeliveryOutcome:
+        await trio.sleep(0.01)
+        if trio.current_time() < start_s + 25 * 3600:
+            return NotDelivered("connection refused")
+        return Delivered()
+
+    connector, store = ScriptedConnector(refuse_for_a_day), LookedAt()
+    store.after_look_s = 0.005
+    async with running(ScriptedEngine(), store, connector) as daemon:
+        await receive(daemon, "peer", "first")
+        while not daemon.core.incoming._looked_for:  # noqa: ASYNC110 - it tells nobody
+            await trio.sleep(0.001)
+        await receive(daemon, "peer", "second")
+        assert (await store.credits())[0].reason == "it was not sent yet"
+        await trio.sleep(30 * 3600)
+        assert [credit.state for credit in await store.credits()] == ["credited"] * 2
+        nothing_under_way(daemon)
+
+
+async def test_what_a_stop_did_not_send_does_not_count_as_sent(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "DELIVERIES_MAX", 1)
+    store = memory_store()
+    async with running(ScriptedEngine(), store, ScriptedConnector(Gauge())) as daemon:
+        for n in range(4):
+            await receive(daemon, f"peer{n}", "tx")
+        await daemon.core.incoming.drain()
+        nothing_under_way(daemon)
+    waiting = await store.credits(state="undelivered")
+    assert len(waiting) == 3
+    assert [credit.ambiguous_ms for credit in waiting] == [None] * 3
+    assert [credit.reason for credit in waiting] == ["it was not sent yet"] * 3

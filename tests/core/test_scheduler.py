@@ -161,6 +161,27 @@ def test_the_delay_doubles_up_to_an_hour_with_full_jitter(monkeypatch: pytest.Mo
     assert {low for low, _ in asked} == {0}
 
 
+async def test_work_that_becomes_due_while_it_drains_holds_up_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    async def work(account: int) -> int | None:
+        if account == 2:
+            return 1000
+        await trio.sleep(3)
+        return None
+
+    async with trio.open_nursery() as nursery:
+        scheduler = Scheduler(work, tasks_max=10)
+        nursery.start_soon(scheduler.run)
+        scheduler.wake(2)
+        await trio.sleep(0.1)
+        scheduler.wake(1)
+        await trio.sleep(0.1)
+        with trio.fail_after(10):
+            await scheduler.drain()
+        nursery.cancel_scope.cancel()
+
+
 # --- many accounts together ---
 
 
