@@ -220,6 +220,9 @@ class Incoming:
     async def _record_alone(self, sent: CreditSent) -> None:
         try:
             await patiently(lambda: self._store.record_delivery(*sent))
+        except trio.Cancelled:  # the engine that credited it: the credit goes on without it
+            self._end(sent.credit, done=False)
+            raise
         except StoreBroken:
             raise
         except Exception:
@@ -230,8 +233,10 @@ class Incoming:
     async def _failed(self, credit: Credit) -> None:
         """Let a credit be: not even a record that cannot be booked may stop the others."""
         log.exception("delivery_failed", **_fields(credit), advice="run `settled audit`")
-        await trio.sleep(_FAILED_DELAY_S)
-        self._end(credit, done=False)
+        try:
+            await trio.sleep(_FAILED_DELAY_S)
+        finally:
+            self._end(credit, done=False)
 
     def _end(self, credit: Credit, *, done: bool) -> None:
         """Let the next delivery of the account have its turn."""

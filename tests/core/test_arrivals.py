@@ -420,3 +420,25 @@ async def test_what_a_stop_did_not_send_does_not_count_as_sent(
     assert len(waiting) == 3
     assert [credit.ambiguous_ms for credit in waiting] == [None] * 3
     assert [credit.reason for credit in waiting] == ["it was not sent yet"] * 3
+
+
+async def test_one_that_is_put_back_is_found_again_though_its_engine_is_cancelled(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connector, store = ScriptedConnector(), LookedAt()
+
+    async def busy(*_arguments: Any) -> None:
+        raise StoreBusy("busy")
+
+    monkeypatch.setattr(store, "record_delivery", busy)
+    async with running(ScriptedEngine(), store, connector) as daemon:
+        await store.open_account("peer", setup=False)
+        store.after_look_s = 2
+        daemon.core.incoming.scheduler.wake(1)
+        await daemon.rest()
+        with trio.move_on_after(5) as engine:
+            await receive(daemon, "peer", "tx")
+        assert engine.cancelled_caught
+        await trio.sleep(20)
+        assert (await store.account("peer")).credited == 1
+        nothing_under_way(daemon)

@@ -20,7 +20,8 @@ def commit(tx: Tx, changes: Sequence[Change]) -> list[int | None]:
         if isinstance(change, RequireState):
             _require(tx, change)
     credits_ = [change for change in changes if isinstance(change, AddCredit)]
-    added = iter(add_credits(tx, [NewCredit(change, hand_out=False) for change in credits_]))
+    news = [NewCredit(change, hand_out=False) for change in credits_]
+    added = iter(add_credits(tx, news) if news else [])
     results: list[int | None] = []
     for change in changes:
         if not isinstance(change, AddCredit):
