@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import trio
@@ -17,6 +18,9 @@ from settled.amounts import EXACT, ZERO, Quantity
 from settled.core.core import Core
 from settled.core.operations import Operations
 from settled.core.ports import ConnectorPort
+from settled.errors import StoreBroken
+from settled.http import handlers
+from settled.http.replies import Reply
 from settled.store.memory import MemoryStore
 from settled.store.protocol import Store
 from settled.store.records import Account, Credit, Delivered, DeliveryOutcome, Request
@@ -71,6 +75,28 @@ class ScriptedConnector:
         return False
 
 
+async def post_in_a_round(
+    operations: Operations, post: handlers.PostSettlement, *, in_thread: bool = False
+) -> Reply:
+    """Post a settlement as the short lane does.
+
+    Args:
+        operations: what takes it.
+        post: the settlement.
+        in_thread: the store tells of it in a thread.
+    """
+    if not operations.may_begin:
+        return await handlers.post_settlement(operations, post)
+    posts, done = handlers.PostSettlements(operations, [post]), trio.Event()
+    token = trio.lowlevel.current_trio_token()
+    posts.begin(partial(token.run_sync_soon, done.set) if in_thread else done.set)
+    await done.wait()
+    (reply,) = posts.replies()
+    if reply is None:
+        raise StoreBroken("nobody knows the outcome")
+    return reply
+
+
 @dataclass
 class Running:
     """A core that runs, and what a test does with it."""
@@ -81,8 +107,7 @@ class Running:
 
     async def request(self, account_id: str, amount: str, key: str, scale: int = 0) -> None:
         request = Request(account_id, Quantity(amount, scale), key)
-        (result,) = await self.operations.queue_settlements([request])
-        result.unwrap()
+        await self.operations.queue_settlement(request)
 
     async def rest(self) -> None:
         """Wait until every task waits for something: nothing more happens at this instant."""

@@ -1,11 +1,11 @@
 """What a connector asks of the daemon: the verbs behind the HTTP API."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import structlog
 import trio
-from outcome import Error, Maybe, Value
+from outcome import Error, Maybe, Value, acapture
 
 from settled import ids, limits
 from settled.amounts import Quantity
@@ -70,29 +70,48 @@ class Operations:
         account = await self._store.close_account(account_id)
         self._core.hooks.scheduler.wake(account.number)
 
-    async def queue_settlements(self, requests: Sequence[Request]) -> list[Maybe[Quantity]]:
-        """Queue settlements, once per key; return the Quantities first asked for under the keys.
-
-        One may come to an error instead: ``AccountNotFound`` (no open account has the id),
-        ``InvalidAmount`` (it is zero), ``KeyReused`` (the key came before with another value),
-        ``StoreBusy`` (the store cannot write now), or ``StoreFull`` (it is new, and there is no
-        room for new work).
+    async def queue_settlement(self, request: Request) -> Quantity:
+        """Queue a settlement, once per key; return the Quantity first asked for under the key.
 
         Raises:
-            StoreBroken: whether they are recorded cannot be told.
+            AccountNotFound: when no open account has the id.
+            InvalidAmount: when it is zero.
+            KeyReused: when the key came before with another value.
+            StoreBusy: when the store cannot write now.
+            StoreFull: when it is new and there is no room for new work.
+            StoreBroken: whether it is recorded cannot be told.
         """
-        if not self._core.room.low:
-            return [self._queued(each) for each in await self._store.queue_settlements(requests)]
-        return [await self._queue_without_room(request) for request in requests]
-
-    async def _queue_without_room(self, request: Request) -> Maybe[Quantity]:
         # What is on record is confirmed even then: its client would believe it refused, and pay.
-        if not await self._store.is_requested(request.account_id, request.key):
-            return Error(self._core.room.refusal())
-        (result,) = await self._store.queue_settlements([request])
-        return self._queued(result)
+        if self._core.room.low and not await self._store.is_requested(
+            request.account_id, request.key
+        ):
+            raise self._core.room.refusal()
+        return self._heard(await acapture(self._store.queue_settlement, *request)).unwrap()
 
-    def _queued(self, result: Maybe[Queued]) -> Maybe[Quantity]:
+    @property
+    def may_begin(self) -> bool:
+        """Whether settlements may be queued together: not while there is no room for new work."""
+        return not self._core.room.low
+
+    def begin_settlements(
+        self, requests: Sequence[Request], done: Callable[[list[Maybe[Queued]]], None]
+    ) -> None:
+        """Queue many settlements together, without a task that waits; see ``may_begin``.
+
+        Args:
+            requests: what is asked for.
+            done: is told once, by any thread, what is for ``end_settlements``, unless this raises.
+
+        Raises:
+            StoreBroken: nothing can be recorded any more.
+        """
+        self._store.begin_settlements(requests, done)
+
+    def end_settlements(self, results: Iterable[Maybe[Queued]]) -> list[Maybe[Quantity]]:
+        """Return what came of each request: what ``queue_settlement`` returns or raises."""
+        return [self._heard(result) for result in results]
+
+    def _heard(self, result: Maybe[Queued]) -> Maybe[Quantity]:
         """Heed what the store says of a request, and return what its client is told."""
         if isinstance(result, Error):
             if isinstance(result.error, StoreFull):

@@ -8,7 +8,6 @@ one): the outcome of a commit is unknown, and no answer may be given, which ``an
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
-from itertools import repeat
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
@@ -23,7 +22,7 @@ from settled.errors import InvalidId, StoreBroken
 from settled.http import problems
 from settled.http.problems import Refused, error_reply, problem_reply
 from settled.http.replies import JSON, OCTET_STREAM, Reply, json_reply
-from settled.store.records import Request
+from settled.store.records import Queued, Request
 
 _P = ParamSpec("_P")
 _Body = TypeVar("_Body")
@@ -135,40 +134,51 @@ class PostSettlement(NamedTuple):
     body: bytes
 
 
+@_answering
 async def post_settlement(operations: Operations, post: PostSettlement) -> Reply:
     """``POST /accounts/:id/settlements``: queue a settlement, once per idempotency key.
 
     Raises:
         StoreBroken: the outcome is unknown; give no answer.
     """
-    (reply,) = await post_settlements(operations, [post])
-    if reply is None:
-        raise StoreBroken("whether the settlement is recorded cannot be told")
-    return reply
+    return _settlement_reply(await operations.queue_settlement(_read_settlement(post)))
 
 
-async def post_settlements(
-    operations: Operations, posts: Sequence[PostSettlement]
-) -> list[Reply | None]:
-    """Do so for many requests at once.
+class PostSettlements:
+    """Many of them at once, and without a task that waits.
 
     Args:
         operations: what the daemon can do.
         posts: the requests.
-
-    Returns:
-        The reply to each; ``None`` where the outcome is unknown, and no answer may be given.
     """
-    read = [capture(_read_settlement, post) for post in posts]
-    requests = [request.value for request in read if isinstance(request, Value)]
-    try:
-        results = iter(await operations.queue_settlements(requests) if requests else ())
-    except Exception as error:
-        results = repeat(Error(error))
-    return [
-        _settlement_reply(request if isinstance(request, Error) else next(results))
-        for request in read
-    ]
+
+    __slots__ = ("_operations", "_read", "_results")
+
+    def __init__(self, operations: Operations, posts: Sequence[PostSettlement]) -> None:
+        self._operations = operations
+        self._read = [capture(_read_settlement, post) for post in posts]
+        self._results: Sequence[Maybe[Queued]] = ()
+
+    def begin(self, done: Callable[[], None]) -> None:
+        """Have them recorded; ``done`` is called, by any thread, when there is a reply to each."""
+        requests = [request.value for request in self._read if isinstance(request, Value)]
+
+        def keep(results: Sequence[Maybe[Queued]]) -> None:
+            self._results = results
+            done()
+
+        try:
+            self._operations.begin_settlements(requests, keep)
+        except Exception as error:
+            keep([Error(error)] * len(requests))
+
+    def replies(self) -> list[Reply | None]:
+        """Return the reply to each; ``None``: its outcome is unknown, and none may be given."""
+        results = iter(self._operations.end_settlements(self._results))
+        return [
+            _reply_or_none(request if isinstance(request, Error) else next(results))
+            for request in self._read
+        ]
 
 
 def _read_settlement(post: PostSettlement) -> Request:
@@ -179,13 +189,15 @@ def _read_settlement(post: PostSettlement) -> Request:
     return Request(post.account_id, Quantity(parts.amount, parts.scale), key)
 
 
-def _settlement_reply(result: Maybe[Quantity]) -> Reply | None:
-    if isinstance(result, Value):
-        quantity = result.value
-        return json_reply(201, {"amount": quantity.amount, "scale": quantity.scale})
-    if not isinstance(result.error, Exception):
-        raise result.error
-    return _failure_reply(result.error, "post_settlement")
+def _settlement_reply(quantity: Quantity) -> Reply:
+    return json_reply(201, {"amount": quantity.amount, "scale": quantity.scale})
+
+
+def _reply_or_none(result: Maybe[Quantity]) -> Reply | None:
+    try:
+        return _settlement_reply(result.unwrap())
+    except Exception as error:
+        return _failure_reply(error, "post_settlement")
 
 
 @_answering

@@ -11,7 +11,11 @@ anything else the task of the connection goes on with what was read; see ``settl
 
 import os
 import select
-from collections.abc import Sequence
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from typing import Final
 
 import trio
@@ -19,9 +23,9 @@ from outcome import Value
 
 from settled import limits
 from settled.core.operations import Operations
-from settled.http import handlers
-from settled.http.handlers import PostSettlement
+from settled.http.handlers import PostSettlement, PostSettlements
 from settled.http.ordinary import NotOrdinary, Request
+from settled.http.replies import Reply
 from settled.http.slots import Slot
 
 _GONE: Final = (OSError, trio.ClosedResourceError)
@@ -47,6 +51,42 @@ class _Place:
         self.under_way = self.listening = self.gone = False
 
 
+_Round = tuple[list[_Place], PostSettlements]
+
+
+class _Committed:
+    """The rounds that are committed: the thread that writes puts them here, their task takes them.
+
+    Attributes:
+        fd: readable while there are any; waiting for it costs less than being woken as a task.
+    """
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._rounds: deque[_Round] = deque()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def put(self, round_: _Round) -> None:
+        """Leave a round; any thread may, even when nobody takes it any more."""
+        with self._lock:
+            if not self._closed:
+                self._rounds.append(round_)
+                os.eventfd_write(self.fd, 1)
+
+    def take(self) -> Iterator[_Round]:
+        """Yield those that are there."""
+        os.eventfd_read(self.fd)
+        while self._rounds:
+            yield self._rounds.popleft()
+
+    def close(self) -> None:
+        """Give ``fd`` back."""
+        with self._lock:
+            self._closed = True
+            os.close(self.fd)
+
+
 class Rounds:
     """Answers settlements, until ``run`` is cancelled.
 
@@ -66,11 +106,11 @@ class Rounds:
     async def run(self) -> None:
         """Answer what comes, round for round; reading waits for no commit."""
         async with trio.open_nursery() as nursery:
-            while True:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
-                places, posts = self._read()
-                if places:
-                    nursery.start_soon(self._answer, nursery, places, posts)
+            with closing(_Committed()) as committed:
+                self._epoll.register(committed.fd, select.EPOLLIN)
+                while True:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    self._turn(nursery, committed)
 
     async def receive(self, sock: trio.socket.SocketType, slot: Slot) -> bytes:
         """Answer the settlements of a connection; return the first that it sends of anything else.
@@ -95,52 +135,62 @@ class Rounds:
         said: bytes = await trio.lowlevel.wait_task_rescheduled(abort)
         return said
 
-    def _read(self) -> tuple[list[_Place], list[PostSettlement]]:
-        """Return the settlements that have come, and whose they are."""
+    def _turn(self, nursery: trio.Nursery, committed: "_Committed") -> None:
+        """Answer what is committed, read what has come, and have that committed together."""
         places: list[_Place] = []
         posts: list[PostSettlement] = []
         for fd, _ in self._epoll.poll(0, limits.ROUND_MAX):
-            place = self._places[fd]
-            if place.under_way:
-                self._ignore(place)  # until it is answered
+            if fd == committed.fd:
+                self._answer_all(nursery, committed)
                 continue
-            try:
-                said = os.read(fd, limits.READ_BYTES_MAX)
-            except BlockingIOError:
-                continue
-            except OSError:
-                said = b""
-            post = _settlement(said)
-            if post is None:
-                self._leave(place, said)
-                continue
-            place.under_way = True
-            place.slot.request_whole()
-            places.append(place)
-            posts.append(post)
-        return places, posts
+            place = self._places.get(fd)  # it may have gone with its answer
+            if place is not None and (post := self._read(place)) is not None:
+                places.append(place)
+                posts.append(post)
+        if places:
+            asked = PostSettlements(self.operations, posts)
+            asked.begin(partial(committed.put, (places, asked)))
 
-    async def _answer(
-        self, nursery: trio.Nursery, places: Sequence[_Place], posts: Sequence[PostSettlement]
-    ) -> None:
-        replies = await handlers.post_settlements(self.operations, posts)
-        for place, reply in zip(places, replies, strict=True):
-            if place.gone:
-                continue
-            if reply is None:  # any answer could be a lie; the daemon is stopping
-                self._ignore(place)
-                continue
-            answer = reply.encoded()
-            place.slot.answer_begun()
-            try:
-                sent = send_now(place.sock, answer)
-            except OSError:
-                self._leave(place, b"")
-                continue
-            if sent < len(answer):
-                nursery.start_soon(self._send_rest, place, answer[sent:])
-            else:
-                self._go_on(place)
+    def _read(self, place: _Place) -> PostSettlement | None:
+        """Return the settlement that has come from a connection, if that is what has."""
+        if place.under_way:
+            self._ignore(place)  # until it is answered
+            return None
+        try:
+            said = os.read(place.fd, limits.READ_BYTES_MAX)
+        except BlockingIOError:
+            return None
+        except OSError:
+            said = b""
+        post = _settlement(said) if self.operations.may_begin else None
+        if post is None:
+            self._leave(place, said)
+            return None
+        place.under_way = True
+        place.slot.request_whole()
+        return post
+
+    def _answer_all(self, nursery: trio.Nursery, committed: "_Committed") -> None:
+        for places, asked in committed.take():
+            for place, reply in zip(places, asked.replies(), strict=True):
+                if not place.gone:
+                    self._answer(nursery, place, reply)
+
+    def _answer(self, nursery: trio.Nursery, place: _Place, reply: Reply | None) -> None:
+        if reply is None:  # any answer could be a lie; the daemon is stopping
+            self._ignore(place)
+            return
+        answer = reply.encoded()
+        place.slot.answer_begun()
+        try:
+            sent = send_now(place.sock, answer)
+        except OSError:
+            self._leave(place, b"")
+            return
+        if sent < len(answer):
+            nursery.start_soon(self._send_rest, place, answer[sent:])
+        else:
+            self._go_on(place)
 
     async def _send_rest(self, place: _Place, rest: bytes) -> None:
         """Wait for a client who does not take his answer; his server closes the socket some day."""

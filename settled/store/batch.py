@@ -48,19 +48,37 @@ class Items:
         return outcome.Value([item.result for item in self.items])
 
 
-Entry = Job | Item | Items
+@dataclass(slots=True, eq=False)
+class Told:
+    """Items that no task waits for."""
+
+    items: Sequence[Item]
+    done: Callable[[list[outcome.Maybe[Any]]], None]
+
+    def tell(self) -> None:
+        """Say what came of each item."""
+        self.done([item.result for item in self.items])
+
+
+Waiting = Job | Item | Items
+Entry = Waiting | Told
 
 
 @dataclass(slots=True)
 class Batch:
     """What is committed together."""
 
-    entries: list[Entry] = field(default_factory=list)
+    waiting: list[Waiting] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
     jobs: list[Job | Item] = field(default_factory=list)
 
     def add(self, entry: Entry) -> None:
         """Take one more, with all that it holds."""
-        self.entries.append(entry)
+        if isinstance(entry, Told):
+            self.told.append(entry)
+            self.jobs += entry.items
+            return
+        self.waiting.append(entry)
         if isinstance(entry, Items):
             self.jobs += entry.items
         else:
@@ -68,7 +86,7 @@ class Batch:
 
     def wake(self) -> None:
         """Give every task that waits its result."""
-        for entry in self.entries:
+        for entry in self.waiting:
             trio.lowlevel.reschedule(entry.task, entry.result)
 
 

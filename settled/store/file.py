@@ -49,6 +49,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
                 # What a statement of many rows may have to undo costs much more in a file.
                 conn.execute("PRAGMA temp_store = MEMORY")
                 conn.execute(f"PRAGMA cache_size = -{limits.PAGES_KEPT_BYTES // 1024}")
+                conn.execute(f"PRAGMA wal_autocheckpoint = {limits.LOG_PAGES_MAX}")
         except BaseException:
             conn.close()
             raise

@@ -62,6 +62,7 @@ class Guard:
             self._files: Final = {name: _identity(name) for name in (path.absolute(), log, index)}
         except (sqlite3.Error, OSError) as error:
             raise faults.unusable(path, error) from error
+        self._names: Final = [(str(name), identity) for name, identity in self._files.items()]
         HELD.add(self)
 
     def check(self) -> None:
@@ -69,7 +70,7 @@ class Guard:
 
         What has gone once stays so. Whoever finds it first saves what can be saved.
         """
-        if self._gone is None:
+        if self._gone is None and not self._all_there():
             try:
                 self._find_gone()
             except OSError as error:
@@ -79,6 +80,17 @@ class Guard:
                 )
         if self._gone is not None:
             raise StoreBroken(self._gone)
+
+    def _all_there(self) -> bool:
+        """Return whether one quick look finds them all, as nearly always."""
+        try:
+            for name, identity in self._names:
+                status = os.stat(name)
+                if (status.st_dev, status.st_ino) != identity:
+                    return False
+        except OSError:
+            return False
+        return True
 
     def _find_gone(self) -> None:
         for path, identity in self._files.items():

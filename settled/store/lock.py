@@ -64,10 +64,9 @@ class Hold:
 
     def remember(self, *, seq: int, suspect: bool | None = None) -> None:
         """Remember how far the journal has come. Call it only for what is committed and synced."""
-        record = replace(self.record, seq=seq)
-        if suspect is not None:
-            record = replace(record, suspect=suspect)
-        if record != self.record:
+        was = self.record
+        record = Record(was.pid, seq, was.suspect if suspect is None else suspect)
+        if record != was:
             self.record = record
             # On a full disk it is not worth a failure: it only serves to notice a later loss.
             with suppress(OSError):

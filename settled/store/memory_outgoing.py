@@ -1,6 +1,6 @@
 """The in-memory store, part 2: settlement requests, and the attempts to pay them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -41,11 +41,6 @@ class MemoryOutgoing(Books):
         await trio.lowlevel.checkpoint()
         return self._queue(Request(account_id, quantity, key))
 
-    async def queue_settlements(self, requests: Sequence[Request]) -> list[Maybe[Queued]]:
-        """Do the same for each of the requests; return what came of each."""
-        await trio.lowlevel.checkpoint()
-        return [capture(self._queue, request) for request in requests]
-
     def _queue(self, request: Request) -> Queued:
         account_id, quantity, key = request
         value = quantity.value
@@ -65,6 +60,12 @@ class MemoryOutgoing(Books):
             self._set_account(account.number, retry_ms=0, waiting=waiting)
         self._move(account.number, "requested", "queued", plain(value), key)
         return Queued(account.number, quantity, replayed=False)
+
+    def begin_settlements(
+        self, requests: Sequence[Request], done: Callable[[list[Maybe[Queued]]], None]
+    ) -> None:
+        """Do the same for each of the requests; it is done at once."""
+        done([capture(self._queue, request) for request in requests])
 
     async def is_requested(self, account_id: str, key: str) -> bool:
         """Return whether a request under this key is on record."""

@@ -99,8 +99,17 @@ class OutgoingStore(Protocol):
         """
         ...
 
-    async def queue_settlements(self, requests: Sequence[Request]) -> list[Maybe[Queued]]:
-        """Do the same for each of the requests, at once; return what came of each."""
+    def begin_settlements(
+        self, requests: Sequence[Request], done: Callable[[list[Maybe[Queued]]], None]
+    ) -> None:
+        """Do the same for each of the requests, together, and without a task that waits.
+
+        ``done`` is told what came of each, once, by any thread, unless this raises; what it does
+        must be short, and must not raise.
+
+        Raises:
+            StoreBroken: nothing can be written any more.
+        """
         ...
 
     async def is_requested(self, account_id: str, key: str) -> bool:

@@ -158,8 +158,10 @@ class SqliteStore(SqliteIncoming):
         asked = Request(account_id, quantity, key)
         return self._writer.write_together(requests.queue_settlements, asked)
 
-    def queue_settlements(self, asked: Sequence[Request]) -> Pending[list[Maybe[Queued]]]:
-        return self._writer.write_all(requests.queue_settlements, asked)
+    def begin_settlements(
+        self, asked: Sequence[Request], done: Callable[[list[Maybe[Queued]]], None]
+    ) -> None:
+        self._writer.begin_all(requests.queue_settlements, asked, done)
 
     async def is_requested(self, account_id: str, key: str) -> bool:
         return await self._read(lambda conn: requests.is_requested(conn, account_id, key))

@@ -17,7 +17,7 @@ import trio
 
 from settled.errors import SettledError, StoreBroken, StoreBusy, StoreFull
 from settled.store import faults
-from settled.store.batch import Entry, Item, Items, Job, Together, run_together, take
+from settled.store.batch import Entry, Item, Items, Job, Together, Told, Waiting, run_together, take
 from settled.store.clock import Uptime
 from settled.store.sql.ledger import Tx
 from settled.store.sql.reads import last_seq
@@ -99,7 +99,20 @@ class Writer:
         """Like ``write_together`` for each of the items; return what came of each."""
         return self._enter(Items([Item(run, item) for item in items]))
 
-    async def _enter(self, entry: Entry) -> Any:
+    def begin_all(
+        self,
+        run: Callable[[Tx, Sequence[_I]], Sequence[_T | SettledError]],
+        items: Sequence[_I],
+        done: Callable[[list[outcome.Maybe[_T]]], None],
+    ) -> None:
+        """Like ``write_all``, but no task waits: ``done`` is told, by the writing thread.
+
+        What it does must be short, and must not raise.
+        """
+        self.check()
+        self._entries.put(Told([Item(run, item) for item in items], done))
+
+    async def _enter(self, entry: Waiting) -> Any:
         await trio.lowlevel.checkpoint_if_cancelled()
         self.check()
         entry.task = trio.lowlevel.current_task()
@@ -136,7 +149,9 @@ class Writer:
                     self._commit(batch.jobs)
                 except BaseException as error:  # whatever it is, those who wait must hear of it
                     self._give_up(batch.jobs, error)
-            if batch.entries:
+            for told in batch.told:
+                told.tell()
+            if batch.waiting:
                 try:
                     self._token.run_sync_soon(batch.wake)
                 except trio.RunFinishedError:

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import trio
-from outcome import Value
 from trio.testing import MockClock
 
 from settled import limits
@@ -24,9 +23,7 @@ async def test_a_request_is_echoed_as_it_was_first_sent(autojump_clock: MockCloc
             await daemon.operations.open_account("a/b")
         for quantity in (Quantity("0100", 2), Quantity("1", 0)):
             request = Request("alice", quantity, "k")
-            assert await daemon.operations.queue_settlements([request]) == [
-                Value(Quantity("0100", 2))
-            ]
+            assert await daemon.operations.queue_settlement(request) == Quantity("0100", 2)
         with pytest.raises(AccountNotFound):
             await daemon.operations.close_account("bob")
         await daemon.operations.close_account("alice")

@@ -1,13 +1,20 @@
 """Crashes that a process makes itself, at named points: around a commit, a payment, a credit."""
 
 import os
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
+from outcome import Maybe
+
 from settled.store.protocol import Store
+from settled.store.records import Queued, Request
 from tests.crashes.lab import Hook
 from tests.crashes.world import Notes
 
 HOOK_EXIT: Final = 9
+
+_Done = Callable[[list[Maybe[Queued]]], None]
 
 
 class CrashingStore:
@@ -23,6 +30,9 @@ class CrashingStore:
         if name != self._hook.method:
             return method
 
+        if name == "begin_settlements":
+            return partial(self._begin, method)
+
         async def call(*args: Any, **kwargs: Any) -> Any:
             self._calls += 1
             now = self._calls == self._hook.n
@@ -34,6 +44,24 @@ class CrashingStore:
             return result
 
         return call
+
+    def _begin(
+        self,
+        method: Callable[[Sequence[Request], _Done], None],
+        requests: Sequence[Request],
+        done: _Done,
+    ) -> None:
+        self._calls += 1
+        now = self._calls == self._hook.n
+        if now and self._hook.moment == "before":
+            os._exit(HOOK_EXIT)
+
+        def after(results: list[Maybe[Queued]]) -> None:
+            if now:
+                os._exit(HOOK_EXIT)
+            done(results)
+
+        method(requests, after)
 
 
 def crash_at(notes: Notes, hook: Hook) -> None:

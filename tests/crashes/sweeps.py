@@ -57,9 +57,9 @@ WRITES: Final = ("pwrite64", "ftruncate")
 
 # The methods of the store that the scenarios call, and what happens outside between two of them.
 POINTS: Final = (
-    *("open_account", "queue_settlements", "interrupt_settlements", "next_settlement"),
-    *("record_outcome", "commit", "add_credit", "next_deliveries_of", "record_deliveries"),
-    *("pay", "credit"),
+    *("open_account", "queue_settlement", "begin_settlements", "interrupt_settlements"),
+    *("next_settlement", "record_outcome", "commit", "add_credit", "next_deliveries_of"),
+    *("record_deliveries", "pay", "credit"),
 )
 KILLED: Final = (
     *("accept", "checkpoint", "settle", "settle blindly", "credit", "pass on", "deliver"),

@@ -40,7 +40,7 @@ def test_a_hook_ends_the_process_where_it_says(
     moment: Moment, recorded: int, tmp_path: Path
 ) -> None:
     with Lab() as lab:
-        outcome = lab.run("accept", tmp_path, hook=Hook("queue_settlements", moment, 1))
+        outcome = lab.run("accept", tmp_path, hook=Hook("queue_settlement", moment, 1))
     assert outcome.code == HOOK_EXIT
     assert World(tmp_path).acks.read() == []
     with closing(sqlite3.connect(World(tmp_path).db)) as conn:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ from settled.errors import StoreBusy
 from settled.http import handlers
 from settled.http.replies import Reply
 from settled.store.records import Ambiguous, Credit, Delivered, DeliveryOutcome
-from tests.harness import ScriptedEngine, sum_exactly
+from tests.harness import ScriptedEngine, post_in_a_round, sum_exactly
 
 NOT_DONE: Final = "it was not done in time"
 _BUSY_PAUSE_S: Final = 0.02
@@ -136,14 +137,18 @@ class World:
         )
         assert (reply.status, reply.body) == (201, body)
 
-    async def ask(self, operations: Operations, request: Request) -> None:
+    async def ask(
+        self, operations: Operations, request: Request, *, in_a_round: bool = False
+    ) -> None:
         """Ask for a settlement, and note the answer."""
+        post = handlers.PostSettlement(
+            request.account_id, "application/json", [request.key], request.body
+        )
         reply = await self._patiently(
-            lambda: handlers.post_settlement(
-                operations,
-                handlers.PostSettlement(
-                    request.account_id, "application/json", [request.key], request.body
-                ),
+            lambda: (
+                post_in_a_round(operations, post, in_thread=True)
+                if in_a_round
+                else handlers.post_settlement(operations, post)
             )
         )
         self.acks.add(key=request.key, status=str(reply.status), body=reply.body.decode())
@@ -159,12 +164,12 @@ class World:
         raise StoreBusy(NOT_DONE)
 
     async def ask_all(self, operations: Operations, requests: Iterable[Request] = REQUESTS) -> None:
-        """Ask one by one, then what is left at the same time."""
+        """Ask for one alone, then for what is left at the same time."""
         first, *rest = requests
         await self.ask(operations, first)
         async with trio.open_nursery() as nursery:
             for request in rest:
-                nursery.start_soon(self.ask, operations, request)
+                nursery.start_soon(partial(self.ask, operations, request, in_a_round=True))
 
     def paid(self) -> dict[str, Decimal]:
         """Return what the ledger says that each account was paid; an id stands there once."""

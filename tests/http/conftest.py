@@ -61,9 +61,30 @@ class FakeOperations:
     async def close_account(self, account_id: str) -> None:
         await self._do("close_account")
 
-    async def queue_settlements(self, requests: Sequence[Request]) -> list[outcome.Maybe[Quantity]]:
-        await self._do("queue_settlements")
-        return [outcome.Value(request.quantity) for request in requests]
+    async def queue_settlement(self, request: Request) -> Quantity:
+        await self._do("queue_settlement")
+        return request.quantity
+
+    may_begin = True
+
+    def begin_settlements(
+        self, requests: Sequence[Request], done: Callable[[Sequence[outcome.Maybe[Quantity]]], None]
+    ) -> None:
+        async def begin() -> None:
+            try:
+                await self._do("begin_settlements")
+            except (Exception, KeyboardInterrupt) as error:
+                done([outcome.Error(error)] * len(requests))
+            else:
+                done([outcome.Value(request.quantity) for request in requests])
+
+        trio.lowlevel.spawn_system_task(begin)
+
+    @staticmethod
+    def end_settlements(
+        results: Sequence[outcome.Maybe[Quantity]],
+    ) -> Sequence[outcome.Maybe[Quantity]]:
+        return results
 
     async def handle_message(self, account_id: str, body: bytes) -> bytes:
         await self._do("handle_message")

@@ -255,4 +255,4 @@ async def test_the_handlers_work_without_any_server() -> None:
         operations, handlers.PostSettlement("alice", None, ["k"], b'{"amount":"1","scale":0}')
     )
     assert (reply.status, reply.body) == (201, b'{"amount":"1","scale":0}')
-    assert operations.calls == ["queue_settlements"]
+    assert operations.calls == ["queue_settlement"]

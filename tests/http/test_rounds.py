@@ -14,13 +14,12 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from settled import limits
-from settled.amounts import Quantity
 from settled.core.operations import Operations
 from settled.errors import StoreBroken
 from settled.http.rounds import Rounds
 from settled.http.slots import Slots
 from settled.store.records import Request
-from tests.http.conftest import Served, app_of, read_all, serving
+from tests.http.conftest import FakeOperations, Served, app_of, read_all, serving
 from tests.http.test_lane import BODY, ORDINARY, post
 
 ANSWER = b"HTTP/1.1 201 \r\n"
@@ -29,16 +28,32 @@ ANSWER = b"HTTP/1.1 201 \r\n"
 class Together:
     """Operations that note what comes together, and wait for the test to let them end."""
 
+    may_begin = True
+    end_settlements = staticmethod(FakeOperations.end_settlements)
+
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
         self.end: Callable[[], Any] = lambda: None
 
-    async def queue_settlements(self, requests: Sequence[Request]) -> list[outcome.Maybe[Quantity]]:
+    def begin_settlements(self, requests: Sequence[Request], done: Callable[[Any], None]) -> None:
         self.calls.append(sorted(request.key for request in requests))
-        result = self.end()
-        if result is not None:
-            await result
-        return [outcome.Value(request.quantity) for request in requests]
+        FakeOperations(self.end).begin_settlements(requests, done)
+
+
+class Held(Together):
+    """Operations that record something when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: list[Callable[[], None]] = []
+
+    def begin_settlements(self, requests: Sequence[Request], done: Callable[[Any], None]) -> None:
+        results = [outcome.Value(request.quantity) for request in requests]
+        self._held.append(lambda: done(results))
+
+    def tell(self) -> None:
+        while self._held:
+            self._held.pop(0)()
 
 
 class Client:
@@ -204,6 +219,81 @@ async def test_an_answer_goes_to_nobody_else_when_the_connection_has_gone(
         other.sock.send(ORDINARY)
         await wait_all_tasks_blocked(0.01)
         assert other.answer().startswith(ANSWER)
+
+
+async def test_what_is_committed_after_the_end_is_told_to_nobody() -> None:
+    """Not even to whoever has the number of what was closed."""
+    operations = Held()
+    async with running(operations) as lane:
+        lane.client().sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        before = {int(fd) for fd in os.listdir("/proc/self/fd")}
+    with contextlib.ExitStack() as stack:
+        others = [os.eventfd(0, os.EFD_NONBLOCK) for _ in before]
+        for fd in others:
+            stack.callback(os.close, fd)
+        assert before & set(others), "the numbers are in use again"
+        operations.tell()
+        for fd in others:
+            with pytest.raises(BlockingIOError):
+                os.eventfd_read(fd)
+
+
+async def test_one_that_has_gone_when_it_is_answered_holds_up_nobody() -> None:
+    """Even if something came on it in the same turn."""
+    operations = Held()
+    async with running(operations) as lane:
+        gone, other = lane.client(), lane.client()
+        for client in (gone, other):
+            client.sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        operations.tell()
+        gone.sock.send(ORDINARY)
+        gone.sock.close()
+        await wait_all_tasks_blocked(0.01)
+        assert (gone.left, other.answer()[: len(ANSWER)]) == (b"", ANSWER)
+        other.sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        operations.tell()
+        await wait_all_tasks_blocked(0.01)
+        assert other.answer().startswith(ANSWER)
+
+
+async def test_one_that_is_cut_off_is_not_answered() -> None:
+    operations = Held()
+    async with running(operations) as lane:
+        client = lane.client()
+        client.sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        client.scope.cancel()
+        await wait_all_tasks_blocked(0.01)
+        operations.tell()
+        await wait_all_tasks_blocked(0.01)
+        assert (client.answer(), client.left) == (b"", None)
+
+
+async def test_no_answer_is_given_when_nothing_can_be_recorded_any_more() -> None:
+    operations = Together()
+
+    def begin(requests: Sequence[Request], done: Callable[[Any], None]) -> None:
+        raise StoreBroken("torn")
+
+    operations.begin_settlements = begin  # type: ignore[method-assign]
+    async with running(operations) as lane:
+        client = lane.client()
+        client.sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        assert (client.answer(), client.left) == (b"", None)
+        client.scope.cancel()
+
+
+async def test_without_room_a_settlement_is_left_to_its_task() -> None:
+    async with running(operations := Together()) as lane:
+        operations.may_begin = False
+        client = lane.client()
+        client.sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        assert (client.left, operations.calls) == (ORDINARY, [])
 
 
 async def test_an_unknown_outcome_gets_no_answer_and_holds_up_no_end() -> None:

@@ -14,6 +14,7 @@ from settled.amounts import EXACT, ZERO, Quantity, to_text
 from settled.core.operations import Operations
 from settled.http import handlers
 from settled.http.replies import Reply
+from tests.harness import post_in_a_round
 from tests.simulation.network import Answer, Network, NoAnswer, NotReached
 from tests.simulation.world import DAY_S, Violation, World
 
@@ -91,15 +92,10 @@ class Connector:
         if self.world.dice.random() < 0.1:  # the same value, written in another way
             wider = {"amount": quantity.amount + "0", "scale": quantity.scale + 1}
             body = msgspec.json.encode(wider)
+        post = handlers.PostSettlement(request.account_id, "application/json", [request.key], body)
+        ask = self.world.dice.choice([handlers.post_settlement, post_in_a_round])
         status = await self._until_clear(
-            lambda: self.daemon(
-                lambda operations: handlers.post_settlement(
-                    operations,
-                    handlers.PostSettlement(
-                        request.account_id, "application/json", [request.key], body
-                    ),
-                )
-            )
+            lambda: self.daemon(lambda operations: ask(operations, post))
         )
         request.acknowledged = status == 201
         request.refused = status == 404

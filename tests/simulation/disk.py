@@ -2,7 +2,7 @@
 
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -11,7 +11,7 @@ import trio
 
 from settled import limits
 from settled.store import file
-from settled.store.batch import Batch, Entry
+from settled.store.batch import Batch, Entry, Item, Told, Waiting
 from settled.store.clock import Uptime
 from settled.store.records import Space
 from settled.store.sqlite import SqliteStore
@@ -25,6 +25,12 @@ _WAL_HEADER_BYTES: Final = 32
 _COMMIT_S: Final = 0.003
 _SLOW_COMMIT_S: Final = 2.0
 _CHECKPOINT_PAGES: Final = 40
+
+
+def _tell(batch: Batch) -> None:
+    for told in batch.told:
+        told.tell()
+    batch.wake()
 
 
 class FaultyConnection:
@@ -106,14 +112,23 @@ class Disk(Writer):
         if self._dead:
             raise Crash
 
-    async def _enter(self, entry: Entry) -> Any:
+    async def _enter(self, entry: Waiting) -> Any:
         self.check_alive()
         await trio.lowlevel.checkpoint_if_cancelled()
-        self.check()
         entry.task = trio.lowlevel.current_task()
+        self._add(entry)
+        return await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+
+    def begin_all(
+        self, run: Callable[..., Any], items: Sequence[Any], done: Callable[[Any], None]
+    ) -> None:
+        self.check_alive()
+        self._add(Told([Item(run, item) for item in items], done))
+
+    def _add(self, entry: Entry) -> None:
+        self.check()
         self._waiting.add(entry)
         self._more.set()
-        return await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
 
     def space(self) -> Space:
         """Return what is free; now and then, until the next look, that is too little."""
@@ -130,7 +145,7 @@ class Disk(Writer):
 
     async def _commit_next(self) -> None:
         rates = self._world.rates
-        if not self._waiting.entries:
+        if not self._waiting.jobs:
             self._more = trio.Event()
             await self._more.wait()
         slow = self._world.fault("slow disk", rates.disk / 10)
@@ -150,7 +165,7 @@ class Disk(Writer):
         await trio.sleep(self._world.delay_s(_COMMIT_S))
         held, self._held = self._held, Batch()
         if not self._dead:
-            held.wake()
+            _tell(held)
 
     def _remember(self) -> None:
         self.before = self._files()
@@ -163,7 +178,7 @@ class Disk(Writer):
             for batch in (self._held, self._waiting):
                 for job in batch.jobs:
                     job.result = outcome.Error(Crash())
-                batch.wake()
+                _tell(batch)
             self._held, self._waiting = Batch(), Batch()
 
     def _files(self) -> dict[Path, bytes]:

@@ -4,12 +4,13 @@ from decimal import Decimal
 
 import pytest
 import trio
+from outcome import Error, Maybe, Value
 
 from settled import limits
 from settled.amounts import EXACT, Quantity
 from settled.errors import AccountNotFound, InvalidAmount, KeyReused
 from settled.store.protocol import Store
-from settled.store.records import NotSent, Queued, Settled
+from settled.store.records import NotSent, Queued, Request, Settled
 from tests.store.steps import (
     HOUR_MS,
     Clock,
@@ -30,6 +31,28 @@ async def test_a_request_joins_the_queue(store: Store) -> None:
     assert answer == Queued(account.number, request, replayed=False)
     assert balances(await store.account("alice")) == {"requested": "1.5", "queued": "1.5"}
     assert await store.unfinished("settle") == [account.number]
+
+
+async def test_many_requests_are_queued_together_and_each_is_told_what_came_of_it(
+    store: Store,
+) -> None:
+    account = await opened(store)
+    one, all_told, token = Quantity("1", 0), trio.Event(), trio.lowlevel.current_trio_token()
+    results: list[Maybe[Queued]] = []
+
+    def done(told: list[Maybe[Queued]]) -> None:
+        results.extend(told)
+        token.run_sync_soon(all_told.set)
+
+    inner: Store = store.inner  # type: ignore[attr-defined]
+    inner.begin_settlements(
+        [Request(*asked_for) for asked_for in (("alice", one, "k"), ("nobody", one, "k"))], done
+    )
+    await all_told.wait()
+    assert results[0] == Value(Queued(account.number, one, replayed=False))
+    assert isinstance(results[1], Error)
+    assert isinstance(results[1].error, AccountNotFound)
+    assert (await store.account("alice")).queued == 1
 
 
 async def test_requests_are_netted_exactly(store: Store) -> None:

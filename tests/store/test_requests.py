@@ -66,13 +66,13 @@ def books(accounts: list[Account]) -> list[object]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(batch=st.lists(REQUESTS, min_size=1, max_size=30), cut=st.integers(0, 30))
+@given(batches=st.lists(st.lists(REQUESTS, min_size=1, max_size=15), min_size=1, max_size=8))
 def test_a_batch_comes_to_the_same_as_its_requests_one_by_one(
-    batch: list[Request], cut: int, tmp_path_factory: pytest.TempPathFactory
+    batches: list[list[Request]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("batch") / "s.db"
-    expected, accounts = trio.run(one_by_one, batch)
-    found, kept = trio.run(together, path, [b for b in (batch[:cut], batch[cut:]) if b])
+    expected, accounts = trio.run(one_by_one, [request for batch in batches for request in batch])
+    found, kept = trio.run(together, path, batches)
     assert told(found) == told(expected)
     assert books(kept) == books(accounts)
 
@@ -103,9 +103,11 @@ async def test_refusals_leave_the_others_of_their_batch(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("with_it", [0, 1])
 async def test_a_key_is_renewed_by_a_use_in_the_second_half_of_its_life_only(
-    tmp_path: Path,
+    with_it: int, tmp_path: Path
 ) -> None:
+    """Whether it comes alone or with another."""
     request = Request("alice", Quantity("1", 0), "k")
     async with open_sqlite(tmp_path / "s.db", exclusive=True, create=True) as store:
         await prepared(store)
@@ -113,7 +115,8 @@ async def test_a_key_is_renewed_by_a_use_in_the_second_half_of_its_life_only(
         async def use_at(tick: int) -> int:
             def run(tx: Tx) -> int:
                 tx.conn.execute("UPDATE counters SET value = ? WHERE name = 'key_tick'", (tick,))
-                (result,) = queue_settlements(tx, [request])
+                nobody = Request("nobody", Quantity("1", 0), "k")
+                result = queue_settlements(tx, [request, *[nobody] * with_it])[0]
                 assert isinstance(result, Queued)
                 (found,) = tx.conn.execute("SELECT tick FROM idempotency_keys").fetchone()
                 return int(found)

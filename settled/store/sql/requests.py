@@ -2,10 +2,11 @@
 
 This is the hot path, so all the requests of a transaction go in together, with four statements
 however many they are. Between statements Python's other threads run, and with several statements
-for each request the writing thread would spend its time on waiting for its turn again.
+for each request the writing thread would spend its time on waiting for its turn again. A request
+that is alone goes in with four plainer ones, at half the price.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 from sqlite3 import Connection
 from typing import Any, Final, NamedTuple
@@ -49,6 +50,26 @@ _SAVE: Final = (
     "FROM json_each(?) AS now WHERE number = now.value ->> 0"
 )
 
+# The same for one request.
+_FIND_ONE: Final = (
+    "SELECT k.account, k.amount, k.scale, "
+    "(SELECT value FROM counters WHERE name = 'key_tick') - k.tick, "
+    "a.number, a.requested, a.queued, a.waiting, a.retry_ms, a.unknown <> '0' "
+    "FROM (SELECT 1) LEFT JOIN idempotency_keys AS k ON k.account_id = ?1 AND k.key = ?2 "
+    "LEFT JOIN accounts AS a ON a.id = ?1 AND a.closed_ms IS NULL"
+)
+_ADD_KEY: Final = (
+    "INSERT INTO idempotency_keys (account_id, key, account, amount, scale, tick) "
+    "VALUES (?, ?, ?, ?, ?, (SELECT value FROM counters WHERE name = 'key_tick'))"
+)
+_ADD_ENTRY: Final = (
+    "INSERT INTO journal (at_ms, account, source, target, amount, ref) "
+    "VALUES (?, ?, 'requested', 'queued', ?, ?)"
+)
+_SAVE_ONE: Final = (
+    "UPDATE accounts SET requested = ?2, queued = ?3, waiting = ?4, retry_ms = ?5 WHERE number = ?1"
+)
+
 
 class _Known(NamedTuple):
     """What stands under a key, and how many ticks ago it was used."""
@@ -56,6 +77,17 @@ class _Known(NamedTuple):
     account: int
     quantity: Quantity
     age: int
+
+
+class _Added(NamedTuple):
+    """What is written of a request; the statements count on the order."""
+
+    account_id: str
+    key: str
+    account: int
+    amount: str
+    scale: int
+    value: str
 
 
 class _Account:
@@ -84,13 +116,17 @@ class _Account:
         return self.number, requested, queued, self.waiting, self.retry_ms
 
 
+_Found = tuple[dict[tuple[str, str], _Known], dict[str, _Account]]
+
+
 def queue_settlements(tx: Tx, requests: Sequence[Request]) -> list[Queued | SettledError]:
     """See ``OutgoingStore.queue_settlement``; what each request comes to, in their order.
 
     One that is refused leaves the others as they are.
     """
-    known, accounts = _find(tx.conn, requests)
-    added: list[tuple[object, ...]] = []
+    alone = len(requests) == 1
+    known, accounts = (_find_one if alone else _find)(tx.conn, requests)
+    added: list[_Added] = []
     changed: dict[int, _Account] = {}
     results: list[Queued | SettledError] = []
     for request in requests:
@@ -109,17 +145,35 @@ def queue_settlements(tx: Tx, requests: Sequence[Request]) -> list[Queued | Sett
             known[account_id, key] = _Known(account.number, quantity, 0)
             changed[account.number] = account
             added.append(
-                (account_id, key, account.number, quantity.amount, quantity.scale, to_text(value))
+                _Added(
+                    account_id,
+                    key,
+                    account.number,
+                    quantity.amount,
+                    quantity.scale,
+                    to_text(value),
+                )
             )
             results.append(Queued(account.number, quantity, replayed=False))
     if added:
-        rows = as_json(added)
-        tx.conn.execute(_ADD_KEYS, (rows,))
-        tx.conn.execute(_ADD_TO_JOURNAL, (tx.now_ms, rows))
-        tx.conn.execute(_SAVE, (as_json([account.row() for account in changed.values()]),))
+        (_add_one if alone else _add)(tx, added, changed.values())
         for number in changed:
             tx.touch(number)
     return results
+
+
+def _add(tx: Tx, added: Sequence[_Added], changed: Collection[_Account]) -> None:
+    rows = as_json(added)
+    tx.conn.execute(_ADD_KEYS, (rows,))
+    tx.conn.execute(_ADD_TO_JOURNAL, (tx.now_ms, rows))
+    tx.conn.execute(_SAVE, (as_json([account.row() for account in changed]),))
+
+
+def _add_one(tx: Tx, added: Sequence[_Added], changed: Collection[_Account]) -> None:
+    (row,), (account,) = added, changed
+    tx.conn.execute(_ADD_KEY, row[:5])
+    tx.conn.execute(_ADD_ENTRY, (tx.now_ms, row.account, row.value, row.key))
+    tx.conn.execute(_SAVE_ONE, account.row())
 
 
 def is_requested(conn: Connection, account_id: str, key: str) -> bool:
@@ -130,9 +184,7 @@ def is_requested(conn: Connection, account_id: str, key: str) -> bool:
     return known.fetchone() is not None
 
 
-def _find(
-    conn: Connection, requests: Sequence[Request]
-) -> tuple[dict[tuple[str, str], _Known], dict[str, _Account]]:
+def _find(conn: Connection, requests: Sequence[Request]) -> _Found:
     """Return the keys that are known, and the open accounts that are asked for, by id."""
     keys = as_json([(request.account_id, request.key) for request in requests])
     ids = as_json(list({request.account_id for request in requests}))
@@ -141,6 +193,17 @@ def _find(
         (account_id, key): _Known(account, Quantity(amount, scale), age)
         for account_id, key, account, amount, scale, age in known
     }, {account_id: _Account(row) for account_id, *row in accounts}
+
+
+def _find_one(conn: Connection, requests: Sequence[Request]) -> _Found:
+    ((account_id, _, key),) = requests
+    account, amount, scale, age, *open_ = conn.execute(_FIND_ONE, (account_id, key)).fetchone()
+    known = (
+        {}
+        if account is None
+        else {(account_id, key): _Known(account, Quantity(amount, scale), age)}
+    )
+    return known, {} if open_[0] is None else {account_id: _Account(open_)}
 
 
 def _replay(conn: Connection, request: Request, first: _Known) -> Queued | KeyReused:
