@@ -1,5 +1,6 @@
 """Writes that must not be given up because the store is busy."""
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -21,6 +22,9 @@ async def patiently(write: Callable[[], Awaitable[_T]]) -> _T:
     No cancellation comes between the call and its effect, only between two calls: what has
     happened outside is written down if the store can at all.
 
+    Args:
+        write: a call of the store, which notices a cancellation only before it begins.
+
     Example::
 
         await patiently(lambda: store.record_outcome(settlement_id, outcome))
@@ -28,6 +32,8 @@ async def patiently(write: Callable[[], Awaitable[_T]]) -> _T:
     delay_s = 0.1
     while True:
         try:
+            if trio.current_effective_deadline() > -math.inf:
+                return await write()  # it is not cancelled: a shield for each is not cheap
             with trio.CancelScope(shield=True):
                 return await write()
         except StoreBusy as error:

@@ -23,7 +23,7 @@ from settled.amounts import EXACT, ZERO, to_text
 from settled.store import clock
 from settled.store.clock import Uptime
 from settled.store.memory_accounts import MemoryAccounts
-from settled.store.memory_books import ORIGINS
+from settled.store.memory_books import ORIGINS, called
 from settled.store.memory_outgoing import MemoryOutgoing
 from settled.store.memory_state import MemoryState
 from settled.store.records import Account, Bucket, Difference, Space, Work
@@ -51,7 +51,7 @@ class MemoryStore(MemoryAccounts, MemoryOutgoing, MemoryState):
 
     async def unfinished(self, work: Work, *, after: int = 0, limit: int = 1000) -> list[int]:
         """Return numbers above ``after`` of accounts that may have such work to do, in order."""
-        await trio.lowlevel.checkpoint()
+        await called()
         has_work = {"settle": self._to_settle, "deliver": self._to_deliver, "hook": self._to_hook}
         check = has_work[work]
         numbers = (row.number for row in self._accounts.values() if row.number > after)
@@ -75,23 +75,23 @@ class MemoryStore(MemoryAccounts, MemoryOutgoing, MemoryState):
 
     async def space(self) -> Space | None:
         """Return ``None``: there is no disk."""
-        await trio.lowlevel.checkpoint()
+        await called()
         return None
 
     async def look_over(self) -> list[Difference]:
         """Return nothing: there is no file that could be damaged."""
-        await trio.lowlevel.checkpoint()
+        await called()
         return []
 
     async def age_keys(self) -> None:
         """Note that another ``limits.KEY_TICK_S`` of running time has passed."""
-        await trio.lowlevel.checkpoint()
+        await called()
         self._tick += 1
         self._steady_ms()
 
     async def purge_keys(self) -> int:
         """Delete a batch of idempotency keys unused for ``limits.KEY_LIFE_TICKS``."""
-        await trio.lowlevel.checkpoint()
+        await called()
         dead = self._tick - limits.KEY_LIFE_TICKS
         expired = [name for name, key in self._keys.items() if key.tick <= dead]
         for name in expired[: limits.PURGE_BATCH_ROWS]:
@@ -102,7 +102,7 @@ class MemoryStore(MemoryAccounts, MemoryOutgoing, MemoryState):
         self, progress: Callable[[int, int], None] = lambda _done, _total: None
     ) -> list[Difference]:
         """Recompute every balance from the journal, and from the settlements and credits."""
-        await trio.lowlevel.checkpoint()
+        await called()
         journal, rows = self._journal_balances(), self._row_balances()
         differences: list[Difference] = []
         for number, account in self._accounts.items():

@@ -1,8 +1,6 @@
 """The in-memory store, part 1: the lives of accounts and the engine hooks that they wait for."""
 
-import trio
-
-from settled.store.memory_books import CLOSED, Books, cut, nearer, page
+from settled.store.memory_books import CLOSED, Books, called, cut, nearer, page
 from settled.store.records import Account, AccountState, NextHook
 
 _SET_UP = "set-up: "
@@ -13,7 +11,7 @@ class MemoryAccounts(Books):
 
     async def open_account(self, account_id: str, *, setup: bool = True) -> Account:
         """Return the open account of this id, creating it if there is none."""
-        await trio.lowlevel.checkpoint()
+        await called()
         lives = self._lives.setdefault(account_id, [])
         if lives and self._accounts[lives[-1]].state != "closed":
             return self._accounts[lives[-1]]
@@ -33,7 +31,7 @@ class MemoryAccounts(Books):
 
     async def close_account(self, account_id: str) -> Account:
         """Close the open account of this id; its amounts and history stay."""
-        await trio.lowlevel.checkpoint()
+        await called()
         account = self._open(account_id)
         self._hook_retry_ms[account.number] = 0
         return self._set_account(
@@ -46,7 +44,7 @@ class MemoryAccounts(Books):
 
     async def account(self, account_id: str) -> Account:
         """Return the open account of this id, else its latest closed life."""
-        await trio.lowlevel.checkpoint()
+        await called()
         return self._latest(account_id)
 
     async def accounts(
@@ -58,7 +56,7 @@ class MemoryAccounts(Books):
         limit: int = 100,
     ) -> list[Account]:
         """Return a page of accounts, newest first, with numbers below ``before``."""
-        await trio.lowlevel.checkpoint()
+        await called()
         found = (
             row
             for row in reversed(self._accounts.values())
@@ -68,7 +66,7 @@ class MemoryAccounts(Books):
 
     async def next_hook(self, account: int) -> NextHook | None:
         """Return the engine hook that this account waits for, if any."""
-        await trio.lowlevel.checkpoint()
+        await called()
         row, now = self._numbered(account), self._now_ms()
         if row.hook is None:
             return None
@@ -79,7 +77,7 @@ class MemoryAccounts(Books):
         self, account: int, hook: str, *, failure: str | None = None, retry_delay_ms: int = 0
     ) -> None:
         """Record that a hook was run: done, or failed and to be tried again after the delay."""
-        await trio.lowlevel.checkpoint()
+        await called()
         row = self._numbered(account)
         if row.hook != hook:
             return

@@ -6,6 +6,8 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any, Final, TypeVar
 
+import trio
+
 from settled import limits
 from settled.amounts import EXACT, Quantity, to_text
 from settled.errors import AccountNotFound, NotFound
@@ -68,6 +70,15 @@ def page(rows: Iterable[Row], before: int | None, limit: int) -> list[Row]:
     if not 1 <= limit <= limits.PAGE_ROWS_MAX:
         raise ValueError(f"a page has 1 to {limits.PAGE_ROWS_MAX} rows, not {limit}")
     return list(islice((row for row in rows if before is None or row.number < before), limit))
+
+
+async def called() -> None:
+    """Let others run, as each call of a store does.
+
+    A cancellation is noticed before that or at the next call, so that it never undoes this one.
+    """
+    await trio.lowlevel.checkpoint_if_cancelled()
+    await trio.lowlevel.cancel_shielded_checkpoint()
 
 
 class Books:

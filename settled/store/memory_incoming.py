@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
-import trio
 from outcome import Maybe, capture
 
 from settled import ids, limits
@@ -15,7 +14,7 @@ from settled.errors import (
     NotResolvable,
     SettlementConflict,
 )
-from settled.store.memory_books import Books, cut, nearer, page
+from settled.store.memory_books import Books, called, cut, nearer, page
 from settled.store.protocol_incoming import CreditLook, CreditSent
 from settled.store.records import (
     AddCredit,
@@ -39,7 +38,7 @@ class MemoryIncoming(Books):
 
     async def add_credit(self, change: AddCredit, *, hand_out: bool = False) -> Credit | None:
         """Record an incoming settlement, once."""
-        await trio.lowlevel.checkpoint()
+        await called()
         self._check_credit(change, {})
         credit = self._add_credit(change)
         if credit is None or not hand_out:
@@ -55,12 +54,12 @@ class MemoryIncoming(Books):
         self, account: int, limit: int, *, sending: Collection[int] = ()
     ) -> NextDeliveries:
         """Return up to ``limit`` credits that are due, marked as sent since now at the latest."""
-        await trio.lowlevel.checkpoint()
+        await called()
         return self._next_deliveries(account, limit, sending)
 
     async def next_deliveries_of(self, looks: Sequence[CreditLook]) -> list[Maybe[NextDeliveries]]:
         """Do the same for each of these; return what came of each."""
-        await trio.lowlevel.checkpoint()
+        await called()
         return [capture(self._next_deliveries, *look) for look in looks]
 
     def _next_deliveries(
@@ -106,12 +105,12 @@ class MemoryIncoming(Books):
 
     async def record_delivery(self, credit: Credit, outcome: DeliveryOutcome) -> None:
         """Record how the delivery of a credit, as ``next_deliveries`` gave it, went."""
-        await trio.lowlevel.checkpoint()
+        await called()
         self._record_delivery(credit, outcome)
 
     async def record_deliveries(self, ended: Sequence[CreditSent]) -> list[Maybe[None]]:
         """Do the same for each of these; return what came of each."""
-        await trio.lowlevel.checkpoint()
+        await called()
         return [capture(self._record_delivery, *sent) for sent in ended]
 
     def _record_delivery(self, credit: Credit, outcome: DeliveryOutcome) -> None:
@@ -143,7 +142,7 @@ class MemoryIncoming(Books):
 
     async def retry_credit(self, credit_id: str) -> Credit:
         """Deliver a credit again, now, under its own key, parked or not."""
-        await trio.lowlevel.checkpoint()
+        await called()
         credit = self._uncredited(credit_id)
         anew = credit.state == "parked"
         if anew:
@@ -160,7 +159,7 @@ class MemoryIncoming(Books):
 
     async def resolve_credit(self, credit_id: str, note: str) -> Credit:
         """Record the operator's word that the connector has credited it."""
-        await trio.lowlevel.checkpoint()
+        await called()
         return self._credited(self._uncredited(credit_id), cut(note), self._now_ms())
 
     def _find_credit(self, credit_id: str) -> Credit:
@@ -183,7 +182,7 @@ class MemoryIncoming(Books):
         limit: int = 100,
     ) -> list[Credit]:
         """Return a page of credits, newest first, with numbers below ``before``."""
-        await trio.lowlevel.checkpoint()
+        await called()
         found = (
             row
             for row in reversed(self._credits.values())
@@ -193,7 +192,7 @@ class MemoryIncoming(Books):
 
     async def credit(self, credit_id: str) -> Credit:
         """Return one credit."""
-        await trio.lowlevel.checkpoint()
+        await called()
         return self._find_credit(credit_id)
 
     def _check_credit(self, change: AddCredit, amounts: dict[str, Decimal]) -> None:

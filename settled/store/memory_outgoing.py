@@ -5,13 +5,12 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-import trio
 from outcome import Maybe, capture
 
 from settled import limits
 from settled.amounts import EXACT, Quantity, checked, payable, to_text
 from settled.errors import InvalidAmount, KeyReused, NotFound, NotResolvable
-from settled.store.memory_books import CLOSED, Books, Key, cut, nearer, page, plain
+from settled.store.memory_books import CLOSED, Books, Key, called, cut, nearer, page, plain
 from settled.store.records import (
     Account,
     Bucket,
@@ -38,7 +37,7 @@ class MemoryOutgoing(Books):
 
     async def queue_settlement(self, account_id: str, quantity: Quantity, key: str) -> Queued:
         """Add a request to the account's queue, once per key."""
-        await trio.lowlevel.checkpoint()
+        await called()
         return self._queue(Request(account_id, quantity, key))
 
     def _queue(self, request: Request) -> Queued:
@@ -69,14 +68,14 @@ class MemoryOutgoing(Books):
 
     async def is_requested(self, account_id: str, key: str) -> bool:
         """Return whether a request under this key is on record."""
-        await trio.lowlevel.checkpoint()
+        await called()
         return (account_id, key) in self._keys
 
     async def next_settlement(
         self, account: int, settlement_id: str, *, asset_scale: int | None = None
     ) -> NextSettlement:
         """Begin a settlement of all that is queued, or say what stands in the way."""
-        await trio.lowlevel.checkpoint()
+        await called()
         row, now = self._numbered(account), self._now_ms()
         standing = self._open_settlement(account)
         if standing is not None:
@@ -127,14 +126,14 @@ class MemoryOutgoing(Books):
 
     async def record_outcome(self, settlement_id: str, outcome: SettlementOutcome) -> Settlement:
         """Record what became of a settlement that is in flight, unknown or parked."""
-        await trio.lowlevel.checkpoint()
+        await called()
         return self._record(self._unfinished_settlement(settlement_id), outcome)
 
     async def resolve_settlement(
         self, settlement_id: str, outcome: Settled | NotSent
     ) -> Settlement:
         """Record the operator's word on a settlement that is unknown or parked."""
-        await trio.lowlevel.checkpoint()
+        await called()
         settlement = self._unfinished_settlement(settlement_id)
         if settlement.state == "in_flight":
             raise NotResolvable(
@@ -220,7 +219,7 @@ class MemoryOutgoing(Books):
 
     async def retry_settlement(self, account_id: str) -> Account:
         """Make the account's queue due now, whatever backoff or rest it was in."""
-        await trio.lowlevel.checkpoint()
+        await called()
         account = self._open(account_id)
         standing = self._open_settlement(account.number)
         if standing is None:
@@ -231,7 +230,7 @@ class MemoryOutgoing(Books):
 
     async def interrupt_settlements(self) -> int:
         """At start: what was in flight or parked is unknown, and everything is due now."""
-        await trio.lowlevel.checkpoint()
+        await called()
         self._steady_ms()
         interrupted = 0
         for settlement_id in list(self._open_settlements.values()):
@@ -254,7 +253,7 @@ class MemoryOutgoing(Books):
         limit: int = 100,
     ) -> list[Settlement]:
         """Return a page of settlements, newest first, with numbers below ``before``."""
-        await trio.lowlevel.checkpoint()
+        await called()
         found = (
             row
             for row in reversed(self._settlements.values())
@@ -264,7 +263,7 @@ class MemoryOutgoing(Books):
 
     async def settlement(self, settlement_id: str) -> Settlement:
         """Return one settlement."""
-        await trio.lowlevel.checkpoint()
+        await called()
         if settlement_id not in self._settlements:
             raise NotFound(f"no settlement {settlement_id!r}")
         return self._settlements[settlement_id]

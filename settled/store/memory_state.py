@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from decimal import Decimal
 
-import trio
-
 from settled import limits
 from settled.errors import StateChanged
+from settled.store.memory_books import called
 from settled.store.memory_incoming import MemoryIncoming
 from settled.store.records import AddCredit, Change, RequireState, SetState
 
@@ -16,7 +15,7 @@ class MemoryState(MemoryIncoming):
 
     async def commit(self, changes: Sequence[Change]) -> list[int | None]:
         """Make the changes, all or none of them."""
-        await trio.lowlevel.checkpoint()
+        await called()
         for change in changes:
             if isinstance(change, RequireState):
                 self._require(change)
@@ -46,12 +45,12 @@ class MemoryState(MemoryIncoming):
 
     async def get_state(self, account_id: str | None, key: str) -> bytes | None:
         """Return a value of the engine's state (``account_id=None``) or an account's."""
-        await trio.lowlevel.checkpoint()
+        await called()
         return self._state.get((account_id, key))
 
     async def list_state(self, account_id: str | None, prefix: str = "") -> list[tuple[str, bytes]]:
         """Return the keys that start with ``prefix`` and their values, in the order of the keys."""
-        await trio.lowlevel.checkpoint()
+        await called()
         return sorted(
             (key, value)
             for (scope, key), value in self._state.items()

@@ -237,8 +237,10 @@ async def test_one_whose_engine_is_cancelled_is_sent_all_the_same(
     add = store.add_credit
 
     async def slowly(*args: Any, **kwargs: Any) -> Credit | None:
-        await trio.sleep(5)
-        return await add(*args, **kwargs)
+        with trio.CancelScope(shield=True):  # as a store does that has begun to write
+            await trio.sleep(5)
+            credit = await add(*args, **kwargs)
+        return credit
 
     monkeypatch.setattr(store, "add_credit", slowly)
     async with running(ScriptedEngine(), store, connector) as daemon:

@@ -9,7 +9,7 @@ from settled.store.protocol import Store
 from settled.store.protocol_incoming import CreditLook, CreditSent
 from settled.store.records import AddCredit, Delivered, NotSent, Settled
 from settled.store.sqlite import SqliteStore
-from tests.store.steps import asked, credited, quantity, snapshot
+from tests.store.steps import asked, credited, opened, quantity, snapshot
 
 CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "open_account": lambda store: store.open_account("new"),
@@ -65,6 +65,20 @@ async def test_a_call_that_is_cancelled_before_it_starts_changes_nothing(store: 
             await call(inner)
         assert scope.cancelled_caught, name
         assert await snapshot(store) == before, name
+
+
+async def test_a_write_that_has_begun_is_not_cancelled(store: Store) -> None:
+    inner: Store = store.inner  # type: ignore[attr-defined]
+    account = await opened(store)
+    for key in ("k1", "k2", "k3", "k4"):  # the two tasks run in an order that nobody knows
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel, nursery)
+            await inner.queue_settlement(account.id, quantity("1"), key)
+    assert (await store.account(account.id)).requested == 4
+
+
+async def _cancel(nursery: trio.Nursery) -> None:
+    nursery.cancel_scope.cancel()
 
 
 def test_no_call_is_missing_here() -> None:
