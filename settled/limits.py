@@ -72,7 +72,7 @@ DELIVERIES_PER_ACCOUNT_MAX: Final = 8
 # What is done at once.
 SETTLING_ACCOUNTS_MAX: Final = 10_000  # an engine that never returns holds one of these places
 SWITCH_INTERVAL_S: Final = 0.0001  # of Python's threads
-LOG_PAGES_MAX: Final = 4000  # 16 MiB of log; then what changed goes into the database itself
+LOG_PAGES_MAX: Final = 8000  # 32 MiB of log; then what changed goes into the database itself
 PAGES_KEPT_BYTES: Final = 16 * 1024 * 1024  # of the database, by who writes to it
 SETTLE_REST_S: Final = 0.5  # of an account between two payments; what comes meanwhile is netted
 HOOKS_MAX: Final = 100

@@ -10,6 +10,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import outcome
@@ -241,8 +242,18 @@ class Writer:
 
     def _fail(self, jobs: Sequence[Job | Item], error: Exception) -> None:
         verdict = self.judge(error)
+        if isinstance(verdict, StoreFull):
+            self._empty_log()
         for job in jobs:
             job.result = outcome.Error(verdict)
+
+    def _empty_log(self) -> None:
+        """Move the log into the database, if that has room, so that the next write begins it anew.
+
+        A log grows until it is as long as it may be: on a full disk it would never get there.
+        """
+        with suppress(sqlite3.Error):
+            self._conn.execute("PRAGMA wal_checkpoint")
 
     def _roll_back(self) -> None:
         if self._conn.in_transaction:  # SQLite itself may have rolled back already

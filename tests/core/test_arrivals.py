@@ -234,13 +234,13 @@ async def test_one_whose_engine_is_cancelled_is_sent_all_the_same(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connector, store = ScriptedConnector(), memory_store()
-    add = store.add_credit
+    add, added = store.add_credit, list[Credit | None]()
 
     async def slowly(*args: Any, **kwargs: Any) -> Credit | None:
         with trio.CancelScope(shield=True):  # as a store does that has begun to write
             await trio.sleep(5)
-            credit = await add(*args, **kwargs)
-        return credit
+            added.append(await add(*args, **kwargs))
+        return added[-1]
 
     monkeypatch.setattr(store, "add_credit", slowly)
     async with running(ScriptedEngine(), store, connector) as daemon:

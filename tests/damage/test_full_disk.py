@@ -14,6 +14,7 @@ import trio
 
 from settled.amounts import Quantity
 from settled.errors import StoreFull
+from settled.store.records import SetState
 from settled.store.sqlite import SqliteStore, open_sqlite
 from tests.daemon_process import daemon_process, ended
 from tests.damage.books import IDLE_ENGINE, NAME, files, run_daemon
@@ -209,6 +210,21 @@ async def test_a_log_that_cannot_be_moved_into_the_file_stays(disk: Disk) -> Non
         async with open_sqlite(path, exclusive=True) as store:
             assert (await store.account("alice")).requested == 50
             await conserved(store)
+
+
+async def test_a_log_that_cannot_grow_is_emptied_and_used_again(disk: Disk) -> None:
+    async with open_sqlite(disk.root / "x.db", exclusive=True, create=True) as store:
+        for number in range(100):
+            await store.commit([SetState(None, "key", b"%d" % number)])
+        disk.leave(0)
+        refused = 0
+        for number in range(1000):
+            try:
+                await store.commit([SetState(None, "key", b"%d" % number)])
+            except StoreFull:
+                refused += 1
+        assert refused < 50
+        assert await store.get_state(None, "key") == b"999"
 
 
 async def test_a_schema_that_cannot_be_changed_for_want_of_room_is_as_it_was(
