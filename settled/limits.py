@@ -72,7 +72,9 @@ DELIVERIES_PER_ACCOUNT_MAX: Final = 8
 # What is done at once.
 SETTLING_ACCOUNTS_MAX: Final = 10_000  # an engine that never returns holds one of these places
 SWITCH_INTERVAL_S: Final = 0.0001  # of Python's threads
-LOG_PAGES_MAX: Final = 8000  # 32 MiB of log; then what changed goes into the database itself
+# Then what changed goes into the database itself. The index of a log of over 4,062 pages has to
+# grow, for which a full disk may have no room in the middle of a commit.
+LOG_PAGES_MAX: Final = 3500
 PAGES_KEPT_BYTES: Final = 16 * 1024 * 1024  # of the database, by who writes to it
 SETTLE_REST_S: Final = 0.5  # of an account between two payments; what comes meanwhile is netted
 HOOKS_MAX: Final = 100

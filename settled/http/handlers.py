@@ -170,7 +170,7 @@ class PostSettlements:
         try:
             self._operations.begin_settlements(requests, keep)
         except Exception as error:
-            keep([Error(error)] * len(requests))
+            keep([Error(error) for _ in requests])  # each can be unwrapped once
 
     def replies(self) -> list[Reply | None]:
         """Return the reply to each; ``None``: its outcome is unknown, and none may be given."""

@@ -28,7 +28,8 @@ from settled.http.ordinary import NotOrdinary, Request
 from settled.http.replies import Reply
 from settled.http.slots import Slot
 
-_GONE: Final = (OSError, trio.ClosedResourceError)
+# ``ValueError`` is what trio says of a socket that is closed already.
+_GONE: Final = (OSError, ValueError, trio.ClosedResourceError)
 
 
 class _Place:

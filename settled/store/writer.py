@@ -68,6 +68,7 @@ class Writer:
         self._token = trio.lowlevel.current_trio_token()
         self._broken: StoreBroken | None = None
         self._closed = False
+        self._full = False  # a job found no room
         self._thread = threading.Thread(target=self._loop, name="settled-writer", daemon=True)
         self._thread.start()
 
@@ -157,6 +158,8 @@ class Writer:
                     self._token.run_sync_soon(batch.wake)
                 except trio.RunFinishedError:
                     return
+            if self._full:
+                self._empty_log()
 
     def _commit(self, jobs: Sequence[Job | Item]) -> None:
         """Give each job its result: of the whole batch at once, else of each alone."""
@@ -242,8 +245,7 @@ class Writer:
 
     def _fail(self, jobs: Sequence[Job | Item], error: Exception) -> None:
         verdict = self.judge(error)
-        if isinstance(verdict, StoreFull):
-            self._empty_log()
+        self._full = self._full or isinstance(verdict, StoreFull)
         for job in jobs:
             job.result = outcome.Error(verdict)
 
@@ -252,6 +254,7 @@ class Writer:
 
         A log grows until it is as long as it may be: on a full disk it would never get there.
         """
+        self._full = False
         with suppress(sqlite3.Error):
             self._conn.execute("PRAGMA wal_checkpoint")
 

@@ -280,11 +280,14 @@ async def test_no_answer_is_given_when_nothing_can_be_recorded_any_more() -> Non
 
     operations.begin_settlements = begin  # type: ignore[method-assign]
     async with running(operations) as lane:
-        client = lane.client()
-        client.sock.send(ORDINARY)
+        clients = [lane.client() for _ in range(3)]
+        await wait_all_tasks_blocked()
+        for client in clients:
+            client.sock.send(ORDINARY)
         await wait_all_tasks_blocked(0.01)
-        assert (client.answer(), client.left) == (b"", None)
-        client.scope.cancel()
+        assert [(client.answer(), client.left) for client in clients] == [(b"", None)] * 3
+        for client in clients:
+            client.scope.cancel()
 
 
 async def test_without_room_a_settlement_is_left_to_its_task() -> None:
@@ -335,6 +338,31 @@ async def test_a_client_that_takes_no_answer_holds_up_nobody() -> None:
         deaf.sock.send(ORDINARY)
         await wait_all_tasks_blocked(0.01)
         assert deaf.answer().startswith(ANSWER)
+
+
+async def test_one_that_is_closed_before_the_rest_of_its_answer_is_sent_holds_up_nobody() -> None:
+    operations = Held()
+    async with running(operations) as lane:
+        deaf, other = lane.client(), lane.client()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(deaf.server.fileno(), b"." * 1000)
+        deaf.sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        closing_it = lane.rounds._send_rest
+
+        async def closed_first(place: Any, rest: bytes) -> None:
+            deaf.server.close()
+            await closing_it(place, rest)
+
+        lane.rounds._send_rest = closed_first  # type: ignore[method-assign]
+        operations.tell()
+        await wait_all_tasks_blocked(0.01)
+        other.sock.send(ORDINARY)
+        await wait_all_tasks_blocked(0.01)
+        operations.tell()
+        await wait_all_tasks_blocked(0.01)
+        assert other.answer().startswith(ANSWER)
 
 
 async def test_a_refusal_in_a_round_is_its_own(operations: Operations) -> None:

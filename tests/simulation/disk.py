@@ -100,6 +100,7 @@ class Disk(Writer):
         self._committed = None
         self._broken = None
         self._closed = False
+        self._full = False
         self._on_commit = on_commit
         self._on_crash = on_crash
         self._waiting = Batch()
@@ -166,6 +167,8 @@ class Disk(Writer):
         held, self._held = self._held, Batch()
         if not self._dead:
             _tell(held)
+            if self._full:
+                self._empty_log()
 
     def _remember(self) -> None:
         self.before = self._files()
