@@ -1,4 +1,36 @@
-"""Text from outside, made safe to show: in a log line, an error, a table cell."""
+"""Text from outside, made safe to read, and to show: in a log line, an error, a table cell."""
+
+import sys
+from typing import Any, Final
+
+import msgspec
+
+_DEPTH_MAX: Final = 1000
+
+
+def from_json(text: bytes) -> Any:
+    """Return what a stranger's JSON says, whatever it is, however deep it is nested.
+
+    Libraries beneath an engine (``py_ecc`` is one) set the recursion limit of the whole process to
+    more than its stack holds. Then JSON that is nested deep enough would end the daemon.
+
+    Raises:
+        ValueError: when it is no JSON.
+        RecursionError: when it is nested too deep.
+
+    Example::
+
+        >>> from_json(b'{"a":[1]}')
+        {'a': [1]}
+    """
+    limit = sys.getrecursionlimit()
+    if limit <= _DEPTH_MAX:
+        return msgspec.json.decode(text)
+    sys.setrecursionlimit(_DEPTH_MAX)
+    try:
+        return msgspec.json.decode(text)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def printable(text: str) -> str:

@@ -22,6 +22,7 @@ from settled.errors import (
 )
 from settled.store.protocol import Store
 from settled.store.records import Account, Queued, Request
+from settled.text import from_json
 
 log = structlog.get_logger()
 
@@ -136,7 +137,7 @@ class Operations:
         message = body
         if not self._engine.raw_messages:
             try:
-                message = msgspec.json.decode(body)
+                message = from_json(body)
             except (ValueError, RecursionError) as error:
                 raise MessageRefused(
                     f"account {account_id}: the message is not JSON ({error})"

@@ -19,6 +19,7 @@ from settled.core.patience import patiently
 from settled.errors import MessageFailed
 from settled.store.protocol import Store
 from settled.store.records import AddCredit, Change, RequireState, SetState
+from settled.text import from_json
 
 
 class State:
@@ -150,7 +151,7 @@ class Services:
             return await self._connector.send_message(account_id, message)
         reply = await self._connector.send_message(account_id, msgspec.json.encode(message))
         try:
-            return msgspec.json.decode(reply)
+            return from_json(reply)
         except (ValueError, RecursionError) as error:
             raise MessageFailed(
                 f"account {account_id}: the peer's answer is not JSON ({error})"

@@ -97,8 +97,10 @@ _LIMITS: Final = {resource.RLIMIT_FSIZE: 2**28, resource.RLIMIT_AS: 2**32}
 
 def preload() -> None:
     """Import what every run needs and no mutant changes."""
+    limit = sys.getrecursionlimit()
     for name in _LIBRARIES:
         importlib.import_module(name)
+    sys.setrecursionlimit(limit)  # one of them raises it beyond what the stack holds
 
 
 def copy_tree(to: Path) -> Path:
