@@ -24,9 +24,7 @@ def from_json(text: bytes) -> Any:
         {'a': [1]}
     """
     limit = sys.getrecursionlimit()
-    if limit <= _DEPTH_MAX:
-        return msgspec.json.decode(text)
-    sys.setrecursionlimit(_DEPTH_MAX)
+    sys.setrecursionlimit(min(limit, _DEPTH_MAX))
     try:
         return msgspec.json.decode(text)
     finally:

@@ -136,7 +136,7 @@ class Rounds:
         said: bytes = await trio.lowlevel.wait_task_rescheduled(abort)
         return said
 
-    def _turn(self, nursery: trio.Nursery, committed: "_Committed") -> None:
+    def _turn(self, nursery: trio.Nursery, committed: _Committed) -> None:
         """Answer what is committed, read what has come, and have that committed together."""
         places: list[_Place] = []
         posts: list[PostSettlement] = []
@@ -171,7 +171,7 @@ class Rounds:
         place.slot.request_whole()
         return post
 
-    def _answer_all(self, nursery: trio.Nursery, committed: "_Committed") -> None:
+    def _answer_all(self, nursery: trio.Nursery, committed: _Committed) -> None:
         for places, asked in committed.take():
             for place, reply in zip(places, asked.replies(), strict=True):
                 if not place.gone:

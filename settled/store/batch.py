@@ -55,10 +55,6 @@ class Told:
     items: Sequence[Item]
     done: Callable[[list[outcome.Maybe[Any]]], None]
 
-    def tell(self) -> None:
-        """Say what came of each item."""
-        self.done([item.result for item in self.items])
-
 
 Waiting = Job | Item | Items
 Entry = Waiting | Told
@@ -76,13 +72,17 @@ class Batch:
         """Take one more, with all that it holds."""
         if isinstance(entry, Told):
             self.told.append(entry)
-            self.jobs += entry.items
-            return
-        self.waiting.append(entry)
-        if isinstance(entry, Items):
+        else:
+            self.waiting.append(entry)
+        if isinstance(entry, Items | Told):
             self.jobs += entry.items
         else:
             self.jobs.append(entry)
+
+    def tell(self) -> None:
+        """Say what came of the items that no task waits for."""
+        for told in self.told:
+            told.done([item.result for item in told.items])
 
     def wake(self) -> None:
         """Give every task that waits its result."""

@@ -59,10 +59,11 @@ class Guard:
             hold.remember(seq=reads.last_seq(self._conn), suspect=False)
             log = file.log_of(path)
             index = log.with_name(log.name.removesuffix("-wal") + "-shm")
-            self._files: Final = {name: _identity(name) for name in (path.absolute(), log, index)}
+            self._files: Final = {
+                name: _identity(name) for name in map(str, (path.absolute(), log, index))
+            }
         except (sqlite3.Error, OSError) as error:
             raise faults.unusable(path, error) from error
-        self._names: Final = [(str(name), identity) for name, identity in self._files.items()]
         HELD.add(self)
 
     def check(self) -> None:
@@ -70,7 +71,7 @@ class Guard:
 
         What has gone once stays so. Whoever finds it first saves what can be saved.
         """
-        if self._gone is None and not self._all_there():
+        if self._gone is None:
             try:
                 self._find_gone()
             except OSError as error:
@@ -80,17 +81,6 @@ class Guard:
                 )
         if self._gone is not None:
             raise StoreBroken(self._gone)
-
-    def _all_there(self) -> bool:
-        """Return whether one quick look finds them all, as nearly always."""
-        try:
-            for name, identity in self._names:
-                status = os.stat(name)
-                if (status.st_dev, status.st_ino) != identity:
-                    return False
-        except OSError:
-            return False
-        return True
 
     def _find_gone(self) -> None:
         for path, identity in self._files.items():
@@ -108,7 +98,7 @@ class Guard:
 
     def _save(self) -> None:
         """If the database goes by its name no more, leave a copy of it there."""
-        path = self._path.absolute()
+        path = str(self._path.absolute())
         # There may be no room, or no directory.
         with self._lock, suppress(sqlite3.Error, OSError):
             if self._saved or _identity(path) == self._files[path]:
@@ -195,7 +185,7 @@ async def _interrupt_when_cancelled(conn: sqlite3.Connection) -> None:
         conn.interrupt()
 
 
-def _identity(path: Path) -> _Identity | None:
+def _identity(path: str) -> _Identity | None:
     """Return which file goes by the name; ``None``: none does.
 
     Raises:

@@ -151,8 +151,7 @@ class Writer:
                     self._commit(batch.jobs)
                 except BaseException as error:  # whatever it is, those who wait must hear of it
                     self._give_up(batch.jobs, error)
-            for told in batch.told:
-                told.tell()
+            batch.tell()
             if batch.waiting:
                 try:
                     self._token.run_sync_soon(batch.wake)

@@ -34,10 +34,7 @@ class CrashingStore:
             return partial(self._begin, method)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            self._calls += 1
-            now = self._calls == self._hook.n
-            if now and self._hook.moment == "before":
-                os._exit(HOOK_EXIT)
+            now = self._is_now()
             result = await method(*args, **kwargs)
             if now:
                 os._exit(HOOK_EXIT)
@@ -45,16 +42,21 @@ class CrashingStore:
 
         return call
 
+    def _is_now(self) -> bool:
+        """Count a call, and end the process before it if that is wanted; else say if after it."""
+        self._calls += 1
+        now = self._calls == self._hook.n
+        if now and self._hook.moment == "before":
+            os._exit(HOOK_EXIT)
+        return now
+
     def _begin(
         self,
         method: Callable[[Sequence[Request], _Done], None],
         requests: Sequence[Request],
         done: _Done,
     ) -> None:
-        self._calls += 1
-        now = self._calls == self._hook.n
-        if now and self._hook.moment == "before":
-            os._exit(HOOK_EXIT)
+        now = self._is_now()
 
         def after(results: list[Maybe[Queued]]) -> None:
             if now:

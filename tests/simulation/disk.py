@@ -27,12 +27,6 @@ _SLOW_COMMIT_S: Final = 2.0
 _CHECKPOINT_PAGES: Final = 40
 
 
-def _tell(batch: Batch) -> None:
-    for told in batch.told:
-        told.tell()
-    batch.wake()
-
-
 class FaultyConnection:
     """A connection whose BEGIN and COMMIT fail now and then, as a disk makes them fail."""
 
@@ -166,7 +160,8 @@ class Disk(Writer):
         await trio.sleep(self._world.delay_s(_COMMIT_S))
         held, self._held = self._held, Batch()
         if not self._dead:
-            _tell(held)
+            held.tell()
+            held.wake()
             if self._full:
                 self._empty_log()
 
@@ -181,7 +176,8 @@ class Disk(Writer):
             for batch in (self._held, self._waiting):
                 for job in batch.jobs:
                     job.result = outcome.Error(Crash())
-                _tell(batch)
+                batch.tell()
+                batch.wake()
             self._held, self._waiting = Batch(), Batch()
 
     def _files(self) -> dict[Path, bytes]:

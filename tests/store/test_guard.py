@@ -180,8 +180,8 @@ def test_a_copy_that_failed_is_tried_again_at_the_last_look(
     assert len(rescued(made)) == 1
 
 
-@pytest.mark.parametrize(("failures", "gone"), [(5, False), (6, True)])
-def test_a_look_is_tried_six_times_within_half_a_second(
+@pytest.mark.parametrize(("failures", "gone"), [(4, False), (5, True)])
+def test_a_look_is_tried_five_times_within_half_a_second(
     made: Path, failures: int, gone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stat, waits_s, left = os.stat, list[float](), [failures]
