@@ -1,57 +1,121 @@
 """A connector that answers at once: it echoes credits and messages, and counts them.
 
 ``GET /counts`` tells how many different credits came, how many requests in all, and when the last.
+It has to share the processors with those it is asked by, so it does no more than it must: all
+connections in one loop, and of a request what is looked at is read by a pattern.
 """
 
+import re
+import select
+import socket
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from typing import Final
 
 import msgspec
-import trio
 
-from benchmarks.plain import Request, answer, created, serve
+_BACKLOG: Final = 1024
+_RECEIVE_BYTES: Final = 65536
+_HEAD_END: Final = b"\r\n\r\n"
+_LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *([0-9]+)")
+_KEY: Final = re.compile(rb"(?i)\r\nidempotency-key: *([^\r]*)")
+_MESSAGE: Final = re.compile(rb"POST \S+/messages ")
 
-_ECHO = created(b'{"type":"echo"}')
+
+def _answer(status: bytes, body: bytes) -> bytes:
+    return b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        status,
+        len(body),
+        body,
+    )
 
 
-@dataclass(slots=True)
+_ECHO: Final = _answer(b"201 Created", b'{"type":"echo"}')
+
+
 class Connector:
     """What came in."""
 
-    keys: set[str] = field(default_factory=set)
-    messages: int = 0
-    credits: int = 0
-    last_ns: int = 0
+    def __init__(self) -> None:
+        self._keys: set[bytes] = set()
+        self._messages = 0
+        self._credits = 0
+        self._last_ns = 0
 
-    async def handle(self, request: Request) -> bytes:
+    def answer(self, head: bytes, body: bytes) -> bytes:
         """Take a credit or a message, or tell what came."""
-        if request.path == "/counts":
-            return answer(b"200 OK", msgspec.json.encode(self._counts()))
-        self.last_ns = time.monotonic_ns()
-        if request.path.endswith("/messages"):
-            self.messages += 1
+        if head.startswith(b"GET /counts "):
+            return _answer(b"200 OK", msgspec.json.encode(self._counts()))
+        self._last_ns = time.monotonic_ns()
+        if _MESSAGE.match(head):
+            self._messages += 1
             return _ECHO
-        self.credits += 1
-        self.keys.add(request.key)
-        return created(request.body)
+        self._credits += 1
+        if key := _KEY.search(head):
+            self._keys.add(key[1])
+        return _answer(b"201 Created", body)
 
     def _counts(self) -> dict[str, int]:
         return {
-            "different": len(self.keys),
-            "credits": self.credits,
-            "messages": self.messages,
-            "last_ns": self.last_ns,
+            "different": len(self._keys),
+            "credits": self._credits,
+            "messages": self._messages,
+            "last_ns": self._last_ns,
         }
 
 
-async def main() -> None:
-    """Serve until the process is ended."""
-    async with trio.open_nursery() as nursery:
-        url = await nursery.start(serve, Connector().handle)
-        sys.stdout.write(f"listens on {url}\n")
+class _Client:
+    """One connection, and what has come on it of a request that is not whole."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._said = b""
+
+    def requests(self) -> Iterator[tuple[bytes, bytes]]:
+        """Read what has come, and yield head and body of each request that is whole.
+
+        Raises:
+            ConnectionError: when the client has gone.
+        """
+        received = self.sock.recv(_RECEIVE_BYTES)
+        if not received:
+            raise ConnectionError
+        self._said += received
+        while (head_end := self._said.find(_HEAD_END)) >= 0:
+            head, begin = self._said[: head_end + 2], head_end + len(_HEAD_END)
+            length = _LENGTH.search(head)
+            end = begin + (int(length[1]) if length else 0)
+            if end > len(self._said):
+                return
+            body, self._said = self._said[begin:end], self._said[end:]
+            yield head, body
+
+
+def main() -> None:
+    """Serve on a free port of the loopback interface until the process is ended."""
+    connector, clients = Connector(), dict[int, _Client]()
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG) as listener,
+        select.epoll() as all_,
+    ):
+        all_.register(listener.fileno(), select.EPOLLIN)
+        sys.stdout.write(f"listens on http://127.0.0.1:{listener.getsockname()[1]}\n")
         sys.stdout.flush()
+        while True:
+            for fd, _ in all_.poll():
+                if fd == listener.fileno():
+                    sock, _ = listener.accept()
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    clients[sock.fileno()] = _Client(sock)
+                    all_.register(sock.fileno(), select.EPOLLIN)
+                    continue
+                try:
+                    for head, body in clients[fd].requests():
+                        clients[fd].sock.sendall(connector.answer(head, body))
+                except OSError:
+                    clients.pop(fd).sock.close()
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    main()
