@@ -8,16 +8,23 @@ a line or drive a terminal.
 import json
 import logging
 import sys
+import time
 from collections.abc import MutableMapping
 from contextlib import suppress
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, TextIO
 
+import msgspec
 import structlog
 from structlog.types import EventDict, Processor
 
 from settled.text import printable
 
-_JSON: Final = json.JSONEncoder(default=str)  # one for all: to make one takes longer than a line
+# Made once, since that takes longer than a line; the second is quick, but not for everything.
+_JSON: Final = json.JSONEncoder(default=str, separators=(",", ":"))
+_PLAIN_JSON: Final = msgspec.json.Encoder()
+_PLAIN: Final = frozenset({str, int})
 
 # Their information is ours already, or says where we connect to, once per request.
 _QUIET: Final = ("httpx2", "httpcore2", "hypercorn")
@@ -35,18 +42,18 @@ def set_up_logs(log_format: str = "auto", stream: TextIO | None = None) -> None:
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_time,
     ]
     rendering: list[Processor] = [
         structlog.processors.format_exc_info,
-        *(_console(stream) if console else _json()),
+        *(_console(stream) if console else [_as_json]),
     ]
     lines = _Lines(stream)
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=lambda *_names: lines,
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=True,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[_library_message, *shared],
@@ -93,13 +100,25 @@ def _console(stream: TextIO) -> list[Processor]:
     ]
 
 
-def _json() -> list[Processor]:
-    # The encoder escapes what is not ASCII, and control characters with it.
-    return [structlog.processors.JSONRenderer(serializer=_as_json)]
-
-
-def _as_json(event_dict: EventDict, **_: object) -> str:
+def _as_json(_logger: object, _method: str, event_dict: EventDict) -> str:
+    """Return the line; what is not ASCII is escaped, and control characters with it."""
+    if _PLAIN.issuperset(map(type, event_dict.values())):
+        with suppress(ValueError, OverflowError):  # half a character, or a very large number
+            line = _PLAIN_JSON.encode(event_dict)
+            if line.isascii() and b"\x7f" not in line:
+                return line.decode()
     return _JSON.encode(event_dict)
+
+
+def _add_time(_logger: object, _method: str, event_dict: EventDict) -> EventDict:
+    now_us = time.time_ns() // 1000
+    event_dict["timestamp"] = f"{_second(now_us // 1_000_000)}.{now_us % 1_000_000:06}Z"
+    return event_dict
+
+
+@lru_cache(maxsize=1)
+def _second(at_s: int) -> str:
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _library_message(

@@ -3,8 +3,11 @@
 import io
 import json
 import logging
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
 
 import pytest
 import structlog
@@ -90,3 +93,50 @@ def test_the_chatter_of_libraries_is_left_out(name: str) -> None:
     set_up_logs("json", stream)
     logging.getLogger(name).info("HTTP Request: POST http://user:sekret@x/")
     assert stream.getvalue() == ""
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Says of itself what may be said."""
+
+    secret: str = field(default="hush", repr=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("x", "x"),
+        (2**70, 2**70),
+        (True, True),
+        (None, None),
+        ("\ud800", "\ud800"),
+        ("\x7f", "\x7f"),
+        ("\u009b", "\u009b"),
+        (Decimal("1.50"), "1.50"),
+        (b"\xff", "b'\\xff'"),
+        (Keeper(), "Keeper()"),
+        ([1, "a"], [1, "a"]),
+    ],
+)
+def test_a_field_is_shown_alike_whichever_encoder_takes_it(value: Any, shown: Any) -> None:
+    stream = io.StringIO()
+    set_up_logs("json", stream)
+    structlog.get_logger().info("credited", value=value, amount=1)
+    (line,) = stream.getvalue().splitlines()
+    assert json.loads(line)["value"] == shown
+    assert line.isascii()
+    assert line.isprintable()
+    assert "hush" not in line
+
+
+def test_times_are_told_to_the_microsecond(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    set_up_logs("json", stream)
+    for now_ns in (1_700_000_000_000_001_999, 1_700_000_000_999_999_999, 1_700_000_001_000_000_000):
+        monkeypatch.setattr(time, "time_ns", lambda now_ns=now_ns: now_ns)
+        structlog.get_logger().info("settled")
+    assert [json.loads(line)["timestamp"] for line in stream.getvalue().splitlines()] == [
+        "2023-11-14T22:13:20.000001Z",
+        "2023-11-14T22:13:20.999999Z",
+        "2023-11-14T22:13:21.000000Z",
+    ]
