@@ -15,13 +15,20 @@ from settled.amounts import Quantity
 from settled.courier import Courier
 from settled.errors import MessageFailed
 from settled.exchange import NotReached, answer_to
-from settled.server import Server
+from settled.server import Server, header_lines
 from settled.store.records import Ambiguous, Credit, Delivered, DeliveryOutcome, NotDelivered
 from settled.text import one_line
 
 # RFC 9110, 15.4: after 302 and 303 a client may ask for the result of what it has sent.
 _ELSEWHERE: Final = frozenset({301, 307, 308})
 _UNCLEAR: Final = (408, 409)
+
+_CREDIT_HEADERS: Final = header_lines(
+    {"Content-Type": "application/json", "Accept": "application/json, */*"}
+)
+_MESSAGE_HEADERS: Final = header_lines(
+    {"Content-Type": "application/octet-stream", "Accept": "*/*"}
+)
 
 
 class Connector:
@@ -109,7 +116,7 @@ class Connector:
                 sending = self._server.post(
                     f"/accounts/{account_id}/messages",
                     body,
-                    {"Content-Type": "application/octet-stream", "Accept": "*/*"},
+                    _MESSAGE_HEADERS,
                     body_bytes_max=limits.CONNECTOR_REPLY_BYTES_MAX,
                     repeatable=False,
                 )
@@ -132,15 +139,11 @@ class Connector:
         return reply
 
 
-def _asked(credit: Credit) -> tuple[str, bytes, dict[str, str]]:
+def _asked(credit: Credit) -> tuple[str, bytes, str]:
     """Return path, body and headers of the request that tells of the credit."""
     quantity = Quantity.of(credit.amount)
     body = msgspec.json.encode({"amount": quantity.amount, "scale": quantity.scale})
-    headers = {
-        "Idempotency-Key": credit.id,
-        "Content-Type": "application/json",
-        "Accept": "application/json, */*",
-    }
+    headers = header_lines({"Idempotency-Key": credit.id}) + _CREDIT_HEADERS
     return f"/accounts/{credit.account_id}/settlements", body, headers
 
 

@@ -77,7 +77,7 @@ class Kept:
         return trio.current_time() >= self._resting[0][0] + self._rest_s()
 
     def _rest_s(self) -> float:
-        share = 1 - len(self._resting) / limits.DELIVERIES_MAX
+        share = 1 - len(self._resting) / limits.RESTING_MANY
         return max(limits.CONNECTION_REST_MAX_S * share, limits.CONNECTION_REST_MIN_S)
 
     def _close_until(self, since: float) -> None:

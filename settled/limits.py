@@ -63,7 +63,8 @@ HANDED_OUT_S: Final = 1  # within which the core hears of a credit that the stor
 CONNECTIONS_KEPT_MAX: Final = 224  # while nothing is sent on them
 CONNECTION_KEPT_S: Final = 4  # servers end them after 5 s, and that may cross with a request
 CONNECTION_REST_MAX_S: Final = 0.25
-CONNECTION_REST_MIN_S: Final = 0.01  # when as many rest as deliveries may be made at once
+CONNECTION_REST_MIN_S: Final = 0.01  # when many rest
+RESTING_MANY: Final = 96  # all that are kept when as many deliveries as may be are under way
 TLS_LOOK_S: Final = 0.001
 MESSAGES_MAX: Final = 128
 LOOK_UPS_MAX: Final = 4  # of the connector's name at once: each may hang for long in a thread
@@ -75,6 +76,7 @@ SWITCH_INTERVAL_S: Final = 0.0001  # of Python's threads
 # Then what changed goes into the database itself. The index of a log of over 4,062 pages has to
 # grow, for which a full disk may have no room in the middle of a commit.
 LOG_PAGES_MAX: Final = 3500
+ACCOUNTS_KEPT_MAX: Final = 10_000  # that the hot path remembers
 PAGES_KEPT_BYTES: Final = 16 * 1024 * 1024  # of the database, by who writes to it
 SETTLE_REST_S: Final = 0.5  # of an account between two payments; what comes meanwhile is netted
 HOOKS_MAX: Final = 100

@@ -62,7 +62,7 @@ class Server:
         self,
         path: str,
         body: bytes,
-        headers: Mapping[str, str],
+        headers: str,
         *,
         body_bytes_max: int,
         repeatable: bool,
@@ -74,7 +74,8 @@ class Server:
         Args:
             path: where to, after the path of the server's URL.
             body: what to send.
-            headers: those that this request has besides the server's own.
+            headers: the lines of those that this request has besides the server's own, as
+                ``header_lines`` returns them.
             body_bytes_max: how much of the answer's body is read.
             repeatable: it is sent again if it fails, so it may take a connection that was kept,
                 which the server may be closing just now.
@@ -93,7 +94,7 @@ class Server:
         exchange = Exchange(stream, body_bytes_max, self.kept if repeatable else None)
         return await exchange.send(request)
 
-    def request(self, path: str, body: bytes, headers: Mapping[str, str], *, keep: bool) -> bytes:
+    def request(self, path: str, body: bytes, headers: str, *, keep: bool) -> bytes:
         """Return the bytes of a request; the connection may be kept after it, or not.
 
         Raises:
@@ -102,13 +103,13 @@ class Server:
         target = self._path + path
         if not _PATH.fullmatch(target):
             raise ValueError(f"{target!r} cannot be a path")
-        head = f"POST {target} HTTP/1.1\r\n{self._own_lines}{_lines(headers)}"
+        head = f"POST {target} HTTP/1.1\r\n{self._own_lines}{headers}"
         close = "" if keep else "Connection: close\r\n"
         return f"{head}Content-Length: {len(body)}\r\n{close}\r\n".encode() + body
 
     @cached_property
     def _own_lines(self) -> str:
-        return _lines(self._headers)
+        return header_lines(self._headers)
 
     async def _connect(self) -> trio.abc.Stream:
         with trio.fail_after(limits.CONNECTOR_CONNECT_TIMEOUT_S):
@@ -146,7 +147,12 @@ class Server:
         raise failed or OSError(f"{self._host} has no address")
 
 
-def _lines(headers: Mapping[str, str]) -> str:
+def header_lines(headers: Mapping[str, str]) -> str:
+    """Return the lines of a request that say the headers.
+
+    Raises:
+        ValueError: when there is something in one that cannot be sent.
+    """
     for name, value in headers.items():
         if not _VALUE.fullmatch(value):
             raise ValueError(f"the header {name} cannot be sent")

@@ -1,7 +1,7 @@
 """The simulated network: requests and replies are lost, late, repeated, reordered or cut off."""
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -141,12 +141,13 @@ class Transport(Server):
         self,
         path: str,
         body: bytes,
-        headers: Mapping[str, str],
+        headers: str,
         *,
         body_bytes_max: int,
         repeatable: bool,
     ) -> Exchange:
-        request = httpx2.Request("POST", f"http://connector{path}", content=body, headers=headers)
+        named = dict(line.split(": ", 1) for line in headers.splitlines())
+        request = httpx2.Request("POST", f"http://connector{path}", content=body, headers=named)
         try:
             answer = await self._network.call(self._link, lambda: self._serve(request))
         except NotReached as error:
