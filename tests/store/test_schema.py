@@ -1,14 +1,18 @@
 """What the file itself refuses, whatever the program does: the last wall around the promises."""
 
+import dataclasses
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from settled.store import file
+from settled.store.clock import Uptime
+from settled.store.sql import reads, recovery
+from settled.store.sql.ledger import Tx
 
 AMOUNTS = {
     "accounts": (
@@ -188,3 +192,57 @@ def test_the_journal_is_append_only(conn: sqlite3.Connection, change: str) -> No
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
         conn.execute(change)
     assert conn.execute("SELECT amount FROM journal").fetchall() == [("5",)]
+
+
+@pytest.mark.parametrize("work", ["settle", "deliver", "hook"])
+def test_what_is_unfinished_is_found_by_an_index(work: Any, tmp_path: Path) -> None:
+    """The ended are millions, and a start waits for this."""
+    assert "SCAN settlements" not in plan(tmp_path, lambda conn: reads.unfinished(conn, work, 0, 9))
+    assert "SCAN credits" not in plan(tmp_path, lambda conn: reads.unfinished(conn, work, 0, 9))
+
+
+def test_what_was_in_flight_is_found_by_an_index_at_start(tmp_path: Path) -> None:
+    tx = Tx(cast(sqlite3.Connection, None), 0, Uptime("boot", 0))
+    plans = plan(
+        tmp_path, lambda conn: recovery.interrupt_settlements(dataclasses.replace(tx, conn=conn))
+    )
+    assert plans.count("USING INDEX settlements_one_open") == 2
+
+
+PAGES = pytest.mark.parametrize(
+    ("account_id", "before"), [(None, None), (None, 5), ("x", None), ("x", 5)]
+)
+
+
+@PAGES
+@pytest.mark.parametrize("state", ["in_flight", "unknown", "parked", "not_sent"])
+def test_settlements_that_are_few_are_listed_by_an_index(
+    state: str, account_id: str | None, before: int | None, tmp_path: Path
+) -> None:
+    plans = plan(tmp_path, lambda conn: reads.settlements(conn, account_id, state, before, 9))
+    assert "USING INDEX settlements_" in plans
+
+
+@PAGES
+@pytest.mark.parametrize("state", ["undelivered", "parked"])
+def test_credits_that_are_few_are_listed_by_an_index(
+    state: str, account_id: str | None, before: int | None, tmp_path: Path
+) -> None:
+    plans = plan(tmp_path, lambda conn: reads.credits(conn, account_id, state, before, 9))
+    assert "USING INDEX credits_" in plans
+    assert "credits_account" not in plans
+
+
+def plan(directory: Path, read: Callable[[sqlite3.Connection], object]) -> str:
+    """Return how SQLite goes about the statements of ``read``."""
+    path = directory / "s.db"
+    file.create_empty(path)
+    file.migrate(path)
+    said: list[str] = []
+    with closing(file.connect(path)) as conn:
+        conn.set_trace_callback(said.append)
+        read(conn)
+        conn.set_trace_callback(None)
+        return "\n".join(
+            row[3] for sql in said for row in conn.execute(f"EXPLAIN QUERY PLAN {sql}")
+        )

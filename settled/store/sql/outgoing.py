@@ -15,6 +15,7 @@ from settled.store.records import (
     Settled,
     Settlement,
     SettlementOutcome,
+    SettlementState,
     Unknown,
 )
 from settled.store.sql.ledger import (
@@ -34,7 +35,9 @@ SETTLEMENTS: Final = """
     FROM settlements AS s JOIN accounts AS a ON a.number = s.account
 """
 _FORMER_DELAY_MS: Final = 1000
-OPEN: Final = "('in_flight', 'unknown', 'parked')"
+OPEN_STATES: Final[tuple[SettlementState, ...]] = ("in_flight", "unknown", "parked")
+# They have an index, which is used for nothing but this condition to the letter.
+OPEN: Final = f"({', '.join(repr(state) for state in OPEN_STATES)})"
 
 
 def settlement_record(row: tuple[Any, ...]) -> Settlement:

@@ -1,27 +1,40 @@
 """Pages of accounts, settlements and credits, and the lists that work starts from."""
 
 from sqlite3 import Connection
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from settled import limits
 from settled.errors import AccountNotFound
-from settled.store.records import Account, Credit, Settlement, Work
+from settled.store.records import Account, Credit, CreditState, Settlement, Work
 from settled.store.sql.incoming import CREDITS, credit_record
 from settled.store.sql.ledger import COLUMNS, AccountRow, find_latest
-from settled.store.sql.outgoing import SETTLEMENTS, settlement_record
+from settled.store.sql.outgoing import OPEN, OPEN_STATES, SETTLEMENTS, settlement_record
 
 _ACCOUNT_STATES: Final = {
     "setup": "closed_ms IS NULL AND hook = 'setup_account'",
     "open": "closed_ms IS NULL AND hook IS NULL",
     "closed": "closed_ms IS NOT NULL",
 }
+# Conditions that name the index of those that are few. They are put in order afterwards: for the
+# sake of an order that is there already, SQLite would look at all others, too.
+_SETTLEMENT_STATES: Final[dict[str, str]] = {
+    **{state: f"s.state = '{state}' AND s.state IN {OPEN}" for state in OPEN_STATES},
+    "not_sent": "s.state = 'not_sent'",
+    "settled": "s.state = 'settled'",
+}
+_CREDIT_STATES: Final = {state: f"c.state = '{state}'" for state in get_args(CreditState)}
+_CREDIT_INDEXES: Final[dict[str | None, str]] = {
+    "undelivered": "INDEXED BY credits_undelivered",
+    "parked": "INDEXED BY credits_parked",
+}
 _UNFINISHED: Final[dict[Work, str]] = {
-    "settle": """
+    "settle": f"""
         SELECT number FROM accounts INDEXED BY accounts_queued
             WHERE queued <> '0' AND queued NOT LIKE '-%' AND retry_ms IS NOT NULL
                 AND closed_ms IS NULL AND number > :after
-        UNION SELECT account FROM settlements
-            WHERE state IN ('in_flight', 'unknown') AND account > :after
+        UNION SELECT account FROM settlements INDEXED BY settlements_one_open
+            WHERE state IN {OPEN} AND state <> 'parked'
+                AND account > :after
         ORDER BY 1 LIMIT :limit
     """,
     "deliver": """
@@ -66,15 +79,15 @@ def settlements(
     conn: Connection, account_id: str | None, state: str | None, before: int | None, limit: int
 ) -> list[Settlement]:
     """See ``OutgoingStore.settlements``."""
-    where, values = _page("s.number", before, limit)
+    number = _order("s", state)
+    where, values = _page(number, before, limit)
     if account_id is not None:
         where.append("s.account IN (SELECT number FROM accounts WHERE id = ?)")
         values.append(account_id)
     if state is not None:
-        where.append("s.state = ?")
-        values.append(state)
+        where.append(_SETTLEMENT_STATES[state])
     rows = conn.execute(
-        f"{SETTLEMENTS} WHERE {' AND '.join(where)} ORDER BY s.number DESC LIMIT ?",
+        f"{SETTLEMENTS} WHERE {' AND '.join(where)} ORDER BY {number} DESC LIMIT ?",
         (*values, limit),
     )
     return [settlement_record(row) for row in rows]
@@ -84,17 +97,23 @@ def credits(
     conn: Connection, account_id: str | None, state: str | None, before: int | None, limit: int
 ) -> list[Credit]:
     """See ``IncomingStore.credits``."""
-    where, values = _page("c.number", before, limit)
+    number = _order("c", state)
+    where, values = _page(number, before, limit)
     if account_id is not None:
         where.append("c.account IN (SELECT number FROM accounts WHERE id = ?)")
         values.append(account_id)
     if state is not None:
-        where.append("c.state = ?")
-        values.append(state)
+        where.append(_CREDIT_STATES[state])
     rows = conn.execute(
-        f"{CREDITS} WHERE {' AND '.join(where)} ORDER BY c.number DESC LIMIT ?", (*values, limit)
+        f"{CREDITS} {_CREDIT_INDEXES.get(state, '')} WHERE {' AND '.join(where)} "
+        f"ORDER BY {number} DESC LIMIT ?",
+        (*values, limit),
     )
     return [credit_record(row) for row in rows]
+
+
+def _order(table: str, state: str | None) -> str:
+    return f"{table}.number" if state in (None, "settled", "credited") else f"+{table}.number"
 
 
 def _page(number: str, before: int | None, limit: int) -> tuple[list[str], list[Any]]:

@@ -32,7 +32,7 @@ def interrupt_settlements(tx: Tx) -> int:
     """See ``OutgoingStore.interrupt_settlements``."""
     steady_ms(tx)  # a clock that was set back over a reboot shows now, or never
     interrupted = tx.conn.execute(
-        f"{SETTLEMENTS} WHERE s.state = 'in_flight' ORDER BY s.number"
+        f"{SETTLEMENTS} WHERE s.state = 'in_flight' AND s.state IN {OPEN} ORDER BY +s.number"
     ).fetchall()
     for row in interrupted:
         try:
@@ -45,7 +45,7 @@ def interrupt_settlements(tx: Tx) -> int:
         account.save(tx)
     tx.conn.execute(
         "UPDATE settlements SET state = 'unknown', retry_ms = 0 "
-        "WHERE state IN ('unknown', 'parked')"
+        f"WHERE state IN {OPEN} AND state <> 'in_flight'"
     )
     tx.conn.execute("UPDATE accounts SET retry_ms = 0 WHERE queued <> '0' AND retry_ms IS NULL")
     return len(interrupted)

@@ -188,6 +188,15 @@ _KEYS_IN_ORDER: Final = (
 # A key that is used again goes to the end, so that keys are in the order of their ticks by number.
 _KEYS_BY_NUMBER_ALONE: Final = ("DROP INDEX idempotency_keys_tick",)
 
+# What has come to its end is nearly all there is: who looks for that needs no index, and who looks
+# for the rest needs one of the rest.
+_ENDED_WITHOUT_INDEX: Final = (
+    "DROP INDEX credits_state",
+    "CREATE INDEX credits_parked ON credits (number) WHERE state = 'parked'",
+    "DROP INDEX settlements_state",
+    "CREATE INDEX settlements_not_sent ON settlements (number) WHERE state = 'not_sent'",
+)
+
 
 @MIGRATIONS(name="0001_first")
 def _first(db: Database) -> None:
@@ -210,4 +219,10 @@ def _keys_in_order(db: Database) -> None:
 @MIGRATIONS(name="0004_keys_by_number_alone")
 def _keys_by_number_alone(db: Database) -> None:
     for statement in _KEYS_BY_NUMBER_ALONE:
+        db.execute(statement)
+
+
+@MIGRATIONS(name="0005_ended_without_index")
+def _ended_without_index(db: Database) -> None:
+    for statement in _ENDED_WITHOUT_INDEX:
         db.execute(statement)
