@@ -169,3 +169,14 @@ def test_an_error_ends_the_read(conn: sqlite3.Connection) -> None:
     with pytest.raises(OSError, match="the terminal"):
         audit.audit(conn, fail)
     assert not conn.in_transaction
+
+
+@pytest.mark.parametrize("table", ["idempotency_keys", "credits"])
+def test_what_lies_with_an_account_of_another_id_is_told(
+    table: str, conn: sqlite3.Connection
+) -> None:
+    conn.execute(f"UPDATE {table} SET account_id = 'somebody'")
+    (count,) = conn.execute(f"SELECT count(*) FROM {table}").fetchone()
+    differences = found(conn)
+    assert {found.subject for found in differences} == {"somebody"}
+    assert sum(int(found.found) for found in differences) == count

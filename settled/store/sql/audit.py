@@ -35,7 +35,7 @@ def audit(conn: Connection, progress: Callable[[int, int], None]) -> list[Differ
     conn.execute("BEGIN")
     try:
         found = list(_integrity(conn))
-        for books in (_balances(conn, progress), _records(conn)):
+        for books in (_balances(conn, progress), _records(conn), _misplaced(conn)):
             try:
                 found.extend(books)
             except (KeyError, InvalidOperation) as error:  # no such state, or no such number
@@ -129,6 +129,18 @@ def _records(conn: Connection) -> Iterator[Difference]:
             if total != account.balance[bucket]:
                 found = to_text(account.balance[bucket])
                 yield Difference(account.id, f"{bucket}, by its rows", to_text(total), found)
+
+
+def _misplaced(conn: Connection) -> Iterator[Difference]:
+    """Look for what lies with an account of another id than it was meant for."""
+    for table in ("idempotency_keys", "credits"):
+        for account_id, id_, count in conn.execute(
+            f"SELECT t.account_id, a.id, count(*) FROM {table} AS t "
+            "LEFT JOIN accounts AS a ON a.number = t.account "
+            "WHERE a.id IS NOT t.account_id GROUP BY t.account_id, a.id"
+        ):
+            what = f"{table} that lie with {'no account' if id_ is None else id_}"
+            yield Difference(account_id, what, "0", str(count))
 
 
 def _added_up(conn: Connection) -> Iterator[tuple[int, Balance]]:
