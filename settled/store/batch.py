@@ -14,6 +14,9 @@ from settled.store.sql.ledger import Tx
 
 # What comes of each item: what it is answered with, or why it is refused.
 Together = Callable[[Tx, Sequence[Any]], Sequence[Any]]
+# The same, and the number of the journal's last entry if one was written; ``None``: it cannot be
+# done like that, and nothing was written.
+AtOnce = Callable[[Tx, Sequence[Any]], tuple[Sequence[Any], int | None] | None]
 
 
 @dataclass(slots=True, eq=False)
@@ -108,8 +111,31 @@ def take(entries: "queue.SimpleQueue[Entry | None]") -> tuple[Batch, bool]:
     return batch, entry is not None
 
 
-def run_together(tx: Tx, run: Together, items: Sequence[Item]) -> None:
-    """Run a function of many items, and give each its result."""
-    for item, result in zip(items, run(tx, [item.item for item in items]), strict=True):
+def run_all(tx: Tx, jobs: Sequence[Job | Item]) -> None:
+    """Run the jobs in a transaction, and give each its result; whatever one raises undoes all."""
+    together: dict[Together, list[Item]] = {}
+    for job in jobs:
+        if isinstance(job, Item):
+            together.setdefault(job.run, []).append(job)
+        else:
+            _run(tx, job)
+    for run, items in together.items():
+        give(items, run(tx, [item.item for item in items]))
+
+
+def _run(tx: Tx, job: Job) -> None:
+    before = tx.conn.total_changes
+    try:
+        job.result = outcome.Value(job.run(tx))
+    except (SettledError, ValueError) as error:
+        # A refusal that has written nothing leaves the rest of the batch as it is.
+        if tx.conn.total_changes != before:
+            raise
+        job.result = outcome.Error(error)
+
+
+def give(items: Sequence[Job | Item], results: Sequence[Any]) -> None:
+    """Give each of the items its result."""
+    for item, result in zip(items, results, strict=True):
         refused = isinstance(result, SettledError)
         item.result = outcome.Error(result) if refused else outcome.Value(result)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
+from sqlite3 import Connection
 
 import trio
 from outcome import Maybe
@@ -40,11 +41,14 @@ from settled.store.sql import (
     payments,
     reads,
     recovery,
-    requests,
     restored,
     state,
     upkeep,
 )
+from settled.store.sql.ledger import Tx
+from settled.store.sql.new_credits import Credits
+from settled.store.sql.remembered import Remembered
+from settled.store.sql.requests import Requests, is_requested
 from settled.store.sqlite_incoming import SqliteIncoming
 from settled.store.writer import Pending, Writer
 
@@ -109,7 +113,16 @@ class SqliteStore(SqliteIncoming):
         self._guard = guard = None if hold is None else Guard(path, hold)
         committed = None if guard is None else guard.committed
         self._writer = Writer(conn, now_ms, uptime, nudge=guard is None, committed=committed)
+        self._remember(conn)
         self._readers = Readers(path, self._writer, guard)
+
+    def _remember(self, conn: Connection) -> None:
+        """Begin to remember what is written on a connection."""
+        remembered = self._remembered = Remembered(conn)
+        self._requests = Requests(conn, remembered)
+        self._credits = Credits(conn, remembered)
+        self._writer.on_roll_back(remembered.forget)
+        self._writer.allow_at_once(self._requests.queue, self._requests.queue_at_once)
 
     async def aclose(self) -> None:
         """Commit what waits and close every connection.
@@ -156,25 +169,36 @@ class SqliteStore(SqliteIncoming):
 
     def queue_settlement(self, account_id: str, quantity: Quantity, key: str) -> Pending[Queued]:
         asked = Request(account_id, quantity, key)
-        return self._writer.write_together(requests.queue_settlements, asked)
+        return self._writer.write_together(self._requests.queue, asked)
 
     def begin_settlements(
         self, asked: Sequence[Request], done: Callable[[list[Maybe[Queued]]], None]
     ) -> None:
-        self._writer.begin_all(requests.queue_settlements, asked, done)
+        self._writer.begin_all(self._requests.queue, asked, done)
 
     async def is_requested(self, account_id: str, key: str) -> bool:
-        return await self._read(lambda conn: requests.is_requested(conn, account_id, key))
+        return await self._read(lambda conn: is_requested(conn, account_id, key))
 
     async def next_settlement(
         self, account: int, settlement_id: str, *, asset_scale: int | None = None
     ) -> NextSettlement:
         look = payments.Look(account, settlement_id, asset_scale)
-        return await self._writer.write_together(payments.next_settlements, look)
+        return await self._writer.write_together(self._next_settlements, look)
 
     async def record_outcome(self, settlement_id: str, outcome: SettlementOutcome) -> Settlement:
         end = payments.Ended(settlement_id, outcome)
-        return await self._writer.write_together(payments.record_outcomes, end)
+        return await self._writer.write_together(self._record_outcomes, end)
+
+    def _next_settlements(self, tx: Tx, looks: Sequence[payments.Look]) -> list[NextSettlement]:
+        with self._requests.beside() as accounts:
+            accounts.update(look.account for look in looks)
+            return payments.next_settlements(tx, looks)
+
+    def _record_outcomes(self, tx: Tx, ended: Sequence[payments.Ended]) -> list[Settlement]:
+        with self._requests.beside() as accounts:
+            settlements = payments.record_outcomes(tx, ended)
+            accounts.update(settlement.account for settlement in settlements)
+            return settlements
 
     async def resolve_settlement(
         self, settlement_id: str, outcome: Settled | NotSent

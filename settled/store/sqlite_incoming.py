@@ -16,6 +16,7 @@ from settled.store.records import (
     NextDeliveries,
 )
 from settled.store.sql import deliveries, incoming, reads
+from settled.store.sql.new_credits import Credits
 from settled.store.writer import Pending, Writer
 
 _T = TypeVar("_T")
@@ -26,13 +27,14 @@ class SqliteIncoming:
 
     _writer: Writer
     _readers: Readers
+    _credits: Credits
 
     def _read(self, read: Callable[[Connection], _T]) -> Pending[_T]:
         return self._readers.read(read)
 
     async def add_credit(self, change: AddCredit, *, hand_out: bool = False) -> Credit | None:
         new = NewCredit(change, hand_out)
-        return await self._writer.write_together(deliveries.add_credits, new)
+        return await self._writer.write_together(self._credits.add, new)
 
     async def next_deliveries(
         self, account: int, limit: int, *, sending: Collection[int] = ()
@@ -47,10 +49,10 @@ class SqliteIncoming:
 
     async def record_delivery(self, credit: Credit, outcome: DeliveryOutcome) -> None:
         sent = CreditSent(credit, outcome)
-        await self._writer.write_together(deliveries.record_deliveries, sent)
+        await self._writer.write_together(self._credits.record, sent)
 
     def record_deliveries(self, ended: Sequence[CreditSent]) -> Pending[list[Maybe[None]]]:
-        return self._writer.write_all(deliveries.record_deliveries, ended)
+        return self._writer.write_all(self._credits.record, ended)
 
     async def retry_credit(self, credit_id: str) -> Credit:
         return await self._writer.write(lambda tx: incoming.retry_credit(tx, credit_id))

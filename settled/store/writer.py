@@ -11,29 +11,24 @@ import sqlite3
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import outcome
 import trio
 
-from settled.errors import SettledError, StoreBroken, StoreBusy, StoreFull
-from settled.store import faults
-from settled.store.batch import Entry, Item, Items, Job, Together, Told, Waiting, run_together, take
+from settled.errors import SettledError, StoreBroken, StoreFull
+from settled.store import batch as batches
+from settled.store import faults, verdicts
+from settled.store.batch import AtOnce, Item, Items, Job, Together, Told, Waiting
 from settled.store.clock import Uptime
 from settled.store.sql.ledger import Tx
 from settled.store.sql.reads import last_seq
-from settled.text import describe_error
 
 _I = TypeVar("_I")
 _T = TypeVar("_T")
 
 # A coroutine under way is not wrapped in others: each level costs at every wait.
 Pending = Coroutine[Any, Any, _T]
-
-# Faults that SQLite rolls back cleanly and that pass: the caller may try again.
-_PASSING: Final = frozenset(
-    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM}
-)
 
 
 class Writer:
@@ -64,11 +59,13 @@ class Writer:
         self._uptime = uptime
         self._nudge = nudge
         self._committed = committed
-        self._entries: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._entries: queue.SimpleQueue[batches.Entry | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
         self._broken: StoreBroken | None = None
         self._closed = False
         self._full = False  # a job found no room
+        self._at_once: dict[object, AtOnce] = {}
+        self._forget: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._loop, name="settled-writer", daemon=True)
         self._thread.start()
 
@@ -114,6 +111,19 @@ class Writer:
         self.check()
         self._entries.put(Told([Item(run, item) for item in items], done))
 
+    def allow_at_once(self, run: Together, at_once: AtOnce) -> None:
+        """Have ``at_once`` tried first where a batch has nothing but items for ``run``.
+
+        It is called outside a transaction, and writes with one statement, which commits itself.
+        Where another process must be told, that takes a transaction.
+        """
+        if not self._nudge:
+            self._at_once[run] = at_once
+
+    def on_roll_back(self, forget: Callable[[], None]) -> None:
+        """Have ``forget`` called, by the thread, after a transaction was undone."""
+        self._forget = forget
+
     async def _enter(self, entry: Waiting) -> Any:
         await trio.lowlevel.checkpoint_if_cancelled()
         self.check()
@@ -145,7 +155,7 @@ class Writer:
     def _loop(self) -> None:
         open_ = True
         while open_:
-            batch, open_ = take(self._entries)
+            batch, open_ = batches.take(self._entries)
             if batch.jobs:
                 try:
                     self._commit(batch.jobs)
@@ -162,10 +172,37 @@ class Writer:
 
     def _commit(self, jobs: Sequence[Job | Item]) -> None:
         """Give each job its result: of the whole batch at once, else of each alone."""
-        if self._try(jobs):
+        if self._write_at_once(jobs) or self._try(jobs):
             return
         for job in jobs:
             self._try([job], alone=True)
+
+    def _write_at_once(self, jobs: Sequence[Job | Item]) -> bool:
+        """Write the jobs with one statement if they are made for that; return whether they are."""
+        run = jobs[0].run
+        at_once = self._at_once.get(run)
+        if at_once is None or self._broken is not None or any(job.run != run for job in jobs):
+            return False
+        try:
+            written = at_once(self._tx(), [job.item for job in jobs if isinstance(job, Item)])
+            if written is None:
+                return False
+            results, seq = written
+            if seq is None:
+                seq = last_seq(self._conn)
+        except sqlite3.OperationalError as error:
+            if faults.is_busy(error):
+                self._fail(jobs, error)  # not tried again: it would wait again
+                return True
+            return self._failed_to_commit(jobs, error)
+        except Exception:
+            return False  # it fails again in a transaction, or does not
+        batches.give(jobs, results)
+        self._confirm(jobs, seq)
+        return True
+
+    def _tx(self) -> Tx:
+        return Tx(self._conn, self._now_ms(), self._uptime(), self._nudge)
 
     def _try(self, jobs: Sequence[Job | Item], *, alone: bool = False) -> bool:
         """Run and commit the jobs as one transaction; return whether their results stand."""
@@ -180,15 +217,7 @@ class Writer:
             self._fail(jobs, error)
             return True
         try:
-            tx = Tx(self._conn, self._now_ms(), self._uptime(), self._nudge)
-            together: dict[Together, list[Item]] = {}
-            for job in jobs:
-                if isinstance(job, Item):
-                    together.setdefault(job.run, []).append(job)
-                else:
-                    self._run(tx, job)
-            for run, items in together.items():
-                run_together(tx, run, items)
+            batches.run_all(self._tx(), jobs)
             seq = 0 if self._committed is None else last_seq(self._conn)
         except Exception as error:
             self._roll_back()
@@ -197,48 +226,40 @@ class Writer:
             return alone
         return self._sync(jobs, seq, alone=alone)
 
-    def _run(self, tx: Tx, job: Job) -> None:
-        before = self._conn.total_changes
-        try:
-            job.result = outcome.Value(job.run(tx))
-        except (SettledError, ValueError) as error:
-            # A refusal that has written nothing leaves the rest of the batch as it is.
-            if self._conn.total_changes != before:
-                raise
-            job.result = outcome.Error(error)
-
     def _sync(self, jobs: Sequence[Job | Item], seq: int, *, alone: bool) -> bool:
         try:
             self._conn.execute("COMMIT")
         except sqlite3.Error as error:
-            passing = faults.code(error) in _PASSING
-            self._roll_back()
-            if not passing:
-                self._broken = StoreBroken(
-                    f"the database could not be committed ({error}): the outcome is unknown. "
-                    f"Check the disk, then start again; the start reads what was written"
-                )
-                self._broken.__cause__ = error
-            if alone or not passing:
-                self._fail(jobs, error)
+            if self._failed_to_commit(jobs, error):
                 return True
+            if alone:
+                self._fail(jobs, error)
+            return alone
+        self._confirm(jobs, seq)
+        return True
+
+    def _failed_to_commit(self, jobs: Sequence[Job | Item], error: sqlite3.Error) -> bool:
+        """Roll back, or break the store if nobody knows what was written; return whether it is."""
+        self._roll_back()
+        if verdicts.is_passing(error):
             return False
+        self._broken = verdicts.not_committed(error)
+        self._fail(jobs, error)
+        return True
+
+    def _confirm(self, jobs: Sequence[Job | Item], seq: int) -> None:
+        """See to it that what was committed, up to ``seq`` of the journal, is where it must be."""
         try:
             if self._committed is not None:
                 self._committed(seq)
         except StoreBroken as error:
             self.stop(error)
             self._fail(jobs, error)
-        return True
 
     def _give_up(self, jobs: Sequence[Job | Item], error: BaseException) -> None:
         """Break the store: the thread goes on only to say so."""
         if self._broken is None:
-            self._broken = StoreBroken(
-                f"the thread that writes to the database failed ({describe_error(error)}): the "
-                f"outcome is unknown. Start again; the start reads what was written"
-            )
-            self._broken.__cause__ = error
+            self._broken = verdicts.thread_failed(error)
         self._fail(jobs, self._broken)
         self._roll_back()
 
@@ -258,28 +279,21 @@ class Writer:
             self._conn.execute("PRAGMA wal_checkpoint")
 
     def _roll_back(self) -> None:
+        self._forget()
         if self._conn.in_transaction:  # SQLite itself may have rolled back already
             try:
                 self._conn.execute("ROLLBACK")
             except sqlite3.Error as error:
-                self._broken = StoreBroken(f"the database could not be rolled back ({error})")
+                self._broken = verdicts.not_rolled_back(error)
 
     def judge(self, error: Exception) -> Exception:
         """Return what the caller is told of ``error``, which may end all writing."""
         if self._broken is not None:
             return self._broken
-        if not isinstance(error, sqlite3.DatabaseError) or isinstance(
-            error, sqlite3.IntegrityError | sqlite3.ProgrammingError
-        ):
-            return error
-        if faults.code(error) in _PASSING:
-            kind = StoreFull if faults.code(error) == sqlite3.SQLITE_FULL else StoreBusy
-            busy = kind(f"the database cannot write now ({error}): nothing was recorded")
-            busy.__cause__ = error
-            return busy
-        self._broken = StoreBroken(f"the database failed ({error}): check the disk and the file")
-        self._broken.__cause__ = error
-        return self._broken
+        verdict = verdicts.verdict(error)
+        if verdict is not error and isinstance(verdict, StoreBroken):
+            self._broken = verdict
+        return verdict
 
 
 def _not_cancelled(_: object) -> trio.lowlevel.Abort:

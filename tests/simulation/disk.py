@@ -42,13 +42,18 @@ class FaultyConnection:
     def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
         if sql == "BEGIN IMMEDIATE" and self._world.fault("disk busy", self._rate / 2):
             raise _error("database is locked", sqlite3.SQLITE_BUSY)
-        if sql == "COMMIT":
+        # One statement outside a transaction is one itself.
+        alone = sql.startswith("INSERT") and not self._conn.in_transaction
+        if alone and self._world.fault("disk busy", self._rate / 2):
+            raise _error("database is locked", sqlite3.SQLITE_BUSY)
+        if sql == "COMMIT" or alone:
             self.before_commit()
             if self._world.fault("disk full", self._rate / 2):
-                self._conn.execute("ROLLBACK")
+                if self._conn.in_transaction:
+                    self._conn.execute("ROLLBACK")
                 raise _error("database or disk is full", sqlite3.SQLITE_FULL)
             if self._world.fault("failed sync, written", self._rate / 50):
-                self._conn.execute("COMMIT")
+                self._conn.execute(sql, *args)
                 raise _error("disk I/O error", sqlite3.SQLITE_IOERR)
             if self._world.fault("failed sync, lost", self._rate / 50):
                 raise _error("disk I/O error", sqlite3.SQLITE_IOERR)
@@ -95,6 +100,8 @@ class Disk(Writer):
         self._broken = None
         self._closed = False
         self._full = False
+        self._at_once = {}
+        self._forget = lambda: None
         self._on_commit = on_commit
         self._on_crash = on_crash
         self._waiting = Batch()
@@ -221,6 +228,7 @@ class SimulatedStore(SqliteStore):
         self._guard = None
         self._writer = disk
         self._disk = disk
+        self._remember(disk._conn)
         self.reader = file.connect(path, read_only=True)
 
     async def _read(self, read: Callable[[sqlite3.Connection], _T]) -> _T:

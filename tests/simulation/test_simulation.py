@@ -9,7 +9,8 @@ import pytest
 
 from settled.core.outgoing import Outgoing
 from settled.store.records import Delivered, NotSent, SettlementOutcome
-from settled.store.sql import deliveries, incoming
+from settled.store.sql import incoming
+from settled.store.sql.new_credits import Credits
 from tests.simulation.run import simulate
 
 # Each of them found a flaw once, of the program or of the simulation.
@@ -56,12 +57,12 @@ def test_it_notices_a_program_that_pays_again_by_guess(monkeypatch: pytest.Monke
 def test_it_notices_a_program_that_takes_no_answer_for_an_acknowledgement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    record = deliveries.record_deliveries
+    record = Credits.record
 
-    def believe(tx: Any, sent: Any) -> list[None]:
-        return record(tx, [one._replace(outcome=Delivered()) for one in sent])
+    def believe(credits_: Credits, tx: Any, sent: Any) -> Any:
+        return record(credits_, tx, [one._replace(outcome=Delivered()) for one in sent])
 
-    monkeypatch.setattr(deliveries, "record_deliveries", believe)
+    monkeypatch.setattr(Credits, "record", believe)
     assert "taken by the connector" in str(simulate(1).failure)
 
 

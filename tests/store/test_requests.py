@@ -14,7 +14,6 @@ from settled.errors import AccountNotFound, InvalidAmount, KeyReused, SettledErr
 from settled.store.memory import MemoryStore
 from settled.store.records import Account, NotSent, Queued, Request, Unknown
 from settled.store.sql.ledger import Tx
-from settled.store.sql.requests import queue_settlements
 from settled.store.sqlite import SqliteStore, open_sqlite
 
 REQUESTS = st.builds(
@@ -48,13 +47,13 @@ async def together(path: Path, batches: list[list[Request]]) -> tuple[list[objec
         await prepared(store)
         results: list[object] = []
         for batch in batches:
-            results += await store._writer.write(partial(_queue, batch))
+            results += await store._writer.write(partial(queue, store, batch))
         assert await store.audit() == []
         return results, await store.accounts()
 
 
-def _queue(batch: list[Request], tx: Tx) -> list[Queued | SettledError]:
-    return queue_settlements(tx, batch)
+def queue(store: SqliteStore, batch: list[Request], tx: Tx) -> list[Queued | SettledError]:
+    return store._requests.queue(tx, batch)
 
 
 def told(results: list[object]) -> list[object]:
@@ -116,7 +115,7 @@ async def test_a_key_is_renewed_by_a_use_in_the_second_half_of_its_life_only(
             def run(tx: Tx) -> int:
                 tx.conn.execute("UPDATE counters SET value = ? WHERE name = 'key_tick'", (tick,))
                 nobody = Request("nobody", Quantity("1", 0), "k")
-                result = queue_settlements(tx, [request, *[nobody] * with_it])[0]
+                result = store._requests.queue(tx, [request, *[nobody] * with_it])[0]
                 assert isinstance(result, Queued)
                 (found,) = tx.conn.execute("SELECT tick FROM idempotency_keys").fetchone()
                 return int(found)

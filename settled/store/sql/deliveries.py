@@ -5,6 +5,7 @@ why. Those that need more thought, each in its own way, are left to ``settled.st
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Final, NamedTuple
 
@@ -71,8 +72,8 @@ _CREDITED: Final = (
     "WHERE number IN (SELECT value FROM json_each(?))"
 )
 
-_TO_ADD: Final[tuple[Bucket, ...]] = ("received", "undelivered")
-_TO_CREDIT: Final[tuple[Bucket, ...]] = ("undelivered", "credited")
+TO_ADD: Final[tuple[Bucket, Bucket]] = ("received", "undelivered")
+TO_CREDIT: Final[tuple[Bucket, Bucket]] = ("undelivered", "credited")
 
 
 def add_credits(tx: Tx, news: Sequence[NewCredit]) -> list[Credit | SettledError | None]:
@@ -80,7 +81,7 @@ def add_credits(tx: Tx, news: Sequence[NewCredit]) -> list[Credit | SettledError
 
     One that is refused leaves the others as they are.
     """
-    amounts = [_amount(new.change) for new in news]
+    amounts = [amount_of(new.change) for new in news]
     sound = [
         new.change for new, amount in zip(news, amounts, strict=True) if isinstance(amount, Decimal)
     ]
@@ -91,7 +92,7 @@ def add_credits(tx: Tx, news: Sequence[NewCredit]) -> list[Credit | SettledError
     }
     ids = as_json(sorted({change.account_id for change in sound}))
     accounts: dict[str, int] = {}
-    moves = Moves(tx, _TO_ADD)
+    moves = Moves(tx, TO_ADD)
     for account_id, number, *balances in select(tx.conn, _LATEST, ids):
         accounts[account_id] = number
         moves.add(number, balances)
@@ -133,32 +134,22 @@ class _Adding:
     def add(self, change: AddCredit, account: int, amount: Decimal, *, hand_out: bool) -> Credit:
         self._number += 1
         reason, ambiguous_ms, ambiguous_steady_ms = self._unclear
-        hand_out = hand_out and ambiguous_ms is None
-        now_ms = self._tx.now_ms
-        credit = Credit(
-            number=self._number,
-            id=credit_key(change.account_id, change.settlement_id),
-            account=account,
-            account_id=change.account_id,
-            settlement_id=change.settlement_id,
-            amount=amount,
-            state="undelivered",
+        credit = replace(
+            new_credit(
+                self._tx,
+                change,
+                number=self._number,
+                account=account,
+                amount=amount,
+                hand_out=hand_out and ambiguous_ms is None,
+            ),
             reason=reason,
-            attempts=int(hand_out),
             ambiguous_ms=ambiguous_ms,
             ambiguous_steady_ms=ambiguous_steady_ms,
-            retry_ms=now_ms + limits.HANDED_OUT_S * 1000 if hand_out else 0,
-            created_ms=now_ms,
-            updated_ms=now_ms,
         )
         self._accounts.add(account)
-        self._hands_out |= hand_out
-        self._rows.append(
-            (
-                *(credit.number, credit.id, account, credit.account_id, credit.settlement_id),
-                *(to_text(amount), credit.attempts, credit.retry_ms),
-            )
-        )
+        self._hands_out |= bool(credit.attempts)
+        self._rows.append(row_of(credit))
         return credit
 
     def write(self) -> None:
@@ -171,7 +162,34 @@ class _Adding:
             tx.touch(account)
 
 
-def _amount(change: AddCredit) -> Decimal | SettledError:
+def new_credit(
+    tx: Tx, change: AddCredit, *, number: int, account: int, amount: Decimal, hand_out: bool
+) -> Credit:
+    """Return a credit as it is added, in a database that is no restored backup."""
+    return Credit(
+        number=number,
+        id=credit_key(change.account_id, change.settlement_id),
+        account=account,
+        account_id=change.account_id,
+        settlement_id=change.settlement_id,
+        amount=amount,
+        state="undelivered",
+        attempts=int(hand_out),
+        retry_ms=tx.now_ms + limits.HANDED_OUT_S * 1000 if hand_out else 0,
+        created_ms=tx.now_ms,
+        updated_ms=tx.now_ms,
+    )
+
+
+def row_of(credit: Credit) -> tuple[object, ...]:
+    """Return what is written of a new credit; the statements count on the order."""
+    return (
+        *(credit.number, credit.id, credit.account, credit.account_id, credit.settlement_id),
+        *(to_text(credit.amount), credit.attempts, credit.retry_ms),
+    )
+
+
+def amount_of(change: AddCredit) -> Decimal | SettledError:
     """Return the amount of a credit, or what is wrong with the credit by itself."""
     try:
         amount = checked(change.amount)
@@ -254,7 +272,7 @@ def record_deliveries(tx: Tx, deliveries: Sequence[CreditSent]) -> list[None]:
     found = select(tx.conn, _SENT, as_json(sorted(ids)))
     # One that is parked, or not there, is somewhat less than ordinary.
     found = [row for row in found if row[4] == "undelivered"]
-    moves = Moves(tx, _TO_CREDIT)
+    moves = Moves(tx, TO_CREDIT)
     moves.load([account for _, _, account, _, _ in found])
     for credit_id, _, account, amount, _ in found:
         moves.move(account, "undelivered", "credited", Decimal(amount), credit_id)

@@ -20,7 +20,7 @@ from settled.store.sql.steady import steady_ms
 # In ``counters``: when the backup was made, by the wall clock and by the steady clock, that no
 # daemon has run on it yet, and a row for each account that was released since. An account that a
 # restored backup had released before it was backed up itself has a moment of its own: the latter's.
-_TAKEN: Final = "backup_ms"
+TAKEN: Final = "backup_ms"
 _TAKEN_STEADY: Final = "backup_steady_ms"
 _UNUSED: Final = "backup_unused"
 _RELEASED: Final = "released "
@@ -44,10 +44,10 @@ def mark(tx: Tx) -> None:
     tx.conn.execute("DELETE FROM counters WHERE name GLOB ?", (f"{_RELEASED}*",))
     tx.conn.execute(
         "INSERT OR IGNORE INTO counters (name, value) VALUES (?, ?), (?, ?), (?, 1)",
-        (_TAKEN, tx.now_ms, _TAKEN_STEADY, steady_ms(tx), _UNUSED),
+        (TAKEN, tx.now_ms, _TAKEN_STEADY, steady_ms(tx), _UNUSED),
     )
     # It is to be seen before a daemon has looked at the accounts.
-    taken_ms = _counter(tx.conn, _TAKEN) or tx.now_ms
+    taken_ms = _counter(tx.conn, TAKEN) or tx.now_ms
     held_accounts = tx.conn.execute(
         "SELECT number, id FROM accounts WHERE closed_ms IS NULL AND hook IS NULL "
         "AND queued <> '0' AND queued NOT GLOB '-*'"
@@ -71,7 +71,7 @@ def unclear_since(conn: Connection) -> tuple[str | None, int | None, int | None]
 
     They are ``None`` in a database that is no restored backup, or of which all is released.
     """
-    since_ms = _counter(conn, _TAKEN)
+    since_ms = _counter(conn, TAKEN)
     if since_ms is None:
         return None, None, None
     return _UNCLEAR, since_ms, _counter(conn, _TAKEN_STEADY)
@@ -79,7 +79,7 @@ def unclear_since(conn: Connection) -> tuple[str | None, int | None, int | None]
 
 def is_marked(conn: Connection) -> bool:
     """Return whether it is a backup, or was restored from one and not yet released."""
-    return _counter(conn, _TAKEN) is not None
+    return _counter(conn, TAKEN) is not None
 
 
 def is_unused(conn: Connection) -> bool:
@@ -102,7 +102,7 @@ def _counter(conn: Connection, name: str) -> int | None:
 
 def why_held(conn: Connection, account: AccountRow) -> str | None:
     """Return why nothing may be paid that is queued for the account, ``None``: it may."""
-    taken = _counter(conn, _TAKEN)
+    taken = _counter(conn, TAKEN)
     if taken is None or _is_released(conn, account.number):
         return None
     return _why_held(_taken_of(conn, account.number, taken), account.id)
@@ -128,7 +128,7 @@ def _is_released(conn: Connection, number: int) -> bool:
 
 def held(conn: Connection) -> Held | None:
     """See ``SqliteStore.held``."""
-    taken = _counter(conn, _TAKEN)
+    taken = _counter(conn, TAKEN)
     if taken is None:
         return None
     # Closed ones too, and former ones of an id: what was paid to them is to be written down.
@@ -155,7 +155,7 @@ def release(tx: Tx, account_id: str, paid: Decimal) -> None:
     account = find_latest(tx.conn, account_id)
     if account is None:
         raise AccountNotFound(account_id)
-    if _counter(tx.conn, _TAKEN) is None or _is_released(tx.conn, account.number):
+    if _counter(tx.conn, TAKEN) is None or _is_released(tx.conn, account.number):
         raise NotResolvable(f"account {account_id} is not held: see `settled release`")
     former = _former_owing(tx.conn, account)
     if paid:
@@ -268,7 +268,7 @@ def release_all(tx: Tx, nothing_paid: bool) -> Held:
         tx.touch(account.number)
     tx.conn.execute(
         "DELETE FROM counters WHERE name IN (?, ?) OR name GLOB ? OR name GLOB ?",
-        (_TAKEN, _TAKEN_STEADY, f"{_RELEASED}*", f"{_TAKEN_OF}*"),
+        (TAKEN, _TAKEN_STEADY, f"{_RELEASED}*", f"{_TAKEN_OF}*"),
     )
     return free
 
