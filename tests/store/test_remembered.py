@@ -26,8 +26,9 @@ from settled.store.protocol_incoming import CreditSent, NewCredit
 from settled.store.records import AddCredit, Credit, Delivered, Queued, Request, Settled
 from settled.store.sql import accounts
 from settled.store.sql.ledger import Tx
+from settled.store.sql.steady import steady_ms
 from settled.store.sqlite import SqliteStore, open_sqlite
-from tests.store.steps import Clock
+from tests.store.steps import HOUR_MS, Clock
 from tests.store.test_writing import Wrapped, error
 
 ONE = Quantity("1", 0)
@@ -510,3 +511,24 @@ async def test_an_ordinary_credit_takes_one_statement_and_one_to_record_it(
             *("BEGIN IMMEDIATE", "INSERT INTO new_credits", "COMMIT"),
             *("BEGIN IMMEDIATE", "INSERT INTO acknowledged", "COMMIT"),
         ]
+
+
+async def test_the_steady_clock_that_another_process_has_put_forward_is_not_put_back(
+    tmp_path: Path,
+) -> None:
+    path, clock, later = tmp_path / "s.db", Clock(), Clock()
+    later.ms += HOUR_MS
+    async with (
+        open_sqlite(path, exclusive=True, create=True, now_ms=clock, uptime=clock.uptime) as daemon,
+        open_sqlite(path, exclusive=False, now_ms=later, uptime=later.uptime) as command,
+    ):
+        await daemon.open_account("alice", setup=False)
+        for n in range(2):
+            await daemon.add_credit(AddCredit("alice", f"{n}", Decimal(1)), hand_out=True)
+        await command._writer.write(steady_ms)
+        await daemon.add_credit(AddCredit("alice", "tx", Decimal(1)), hand_out=True)
+        shown = await daemon._writer.write(
+            lambda tx: tx.conn.execute("SELECT steady_ms FROM clock").fetchone()
+        )
+        assert shown == (later.ms,)
+        assert await daemon.audit() == []
