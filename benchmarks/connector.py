@@ -15,6 +15,8 @@ from typing import Final
 
 import msgspec
 
+from benchmarks.plain import answer, created
+
 _BACKLOG: Final = 1024
 _RECEIVE_BYTES: Final = 65536
 _HEAD_END: Final = b"\r\n\r\n"
@@ -23,15 +25,7 @@ _KEY: Final = re.compile(rb"(?i)\r\nidempotency-key: *([^\r]*)")
 _MESSAGE: Final = re.compile(rb"POST \S+/messages ")
 
 
-def _answer(status: bytes, body: bytes) -> bytes:
-    return b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
-        status,
-        len(body),
-        body,
-    )
-
-
-_ECHO: Final = _answer(b"201 Created", b'{"type":"echo"}')
+_ECHO: Final = created(b'{"type":"echo"}')
 
 
 class Connector:
@@ -46,7 +40,7 @@ class Connector:
     def answer(self, head: bytes, body: bytes) -> bytes:
         """Take a credit or a message, or tell what came."""
         if head.startswith(b"GET /counts "):
-            return _answer(b"200 OK", msgspec.json.encode(self._counts()))
+            return answer(b"200 OK", msgspec.json.encode(self._counts()))
         self._last_ns = time.monotonic_ns()
         if _MESSAGE.match(head):
             self._messages += 1
@@ -54,7 +48,7 @@ class Connector:
         self._credits += 1
         if key := _KEY.search(head):
             self._keys.add(key[1])
-        return _answer(b"201 Created", body)
+        return created(body)
 
     def _counts(self) -> dict[str, int]:
         return {

@@ -1,7 +1,7 @@
 """The least HTTP/1.1 server that trio and httptools make: no limits, no time-outs, no errors.
 
-The floor that settled is measured against (``bare``) and the connector of the benchmarks are made
-of it, so that neither costs more than it must.
+The floor that settled is measured against (``bare``) is made of it, so that it costs no more than
+it must.
 """
 
 import socket

@@ -64,7 +64,8 @@ CONNECTIONS_KEPT_MAX: Final = 224  # while nothing is sent on them
 CONNECTION_KEPT_S: Final = 4  # servers end them after 5 s, and that may cross with a request
 CONNECTION_REST_MAX_S: Final = 0.25
 CONNECTION_REST_MIN_S: Final = 0.01  # when many rest
-RESTING_MANY: Final = 96  # all that are kept when as many deliveries as may be are under way
+# All that are kept, when as many deliveries as may be are under way.
+RESTING_MANY: Final = CONNECTIONS_KEPT_MAX - DELIVERIES_MAX
 TLS_LOOK_S: Final = 0.001
 MESSAGES_MAX: Final = 128
 LOOK_UPS_MAX: Final = 4  # of the connector's name at once: each may hang for long in a thread

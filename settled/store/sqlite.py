@@ -118,7 +118,7 @@ class SqliteStore(SqliteIncoming):
 
     def _remember(self, conn: Connection) -> None:
         """Begin to remember what is written on a connection."""
-        remembered = self._remembered = Remembered(conn)
+        remembered = Remembered(conn)
         self._requests = Requests(conn, remembered)
         self._credits = Credits(conn, remembered)
         self._writer.on_roll_back(remembered.forget)

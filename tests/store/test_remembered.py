@@ -201,7 +201,7 @@ async def test_no_credit_goes_to_another_account_that_has_the_number_of_one_roll
         def undo(tx: Tx) -> None:
             tx.conn.execute("SAVEPOINT undone")
             accounts.open_account(tx, "alice", False)
-            daemon._remembered.written()
+            daemon._credits._remembered.written()
             for n in range(2):
                 credited = AddCredit("alice", f"lost {n}", Decimal(5))
                 daemon._credits.add(tx, [NewCredit(credited, hand_out=True)])

@@ -15,8 +15,7 @@ _ACCOUNT_STATES: Final = {
     "open": "closed_ms IS NULL AND hook IS NULL",
     "closed": "closed_ms IS NOT NULL",
 }
-# Conditions that name the index of those that are few. They are put in order afterwards: for the
-# sake of an order that is there already, SQLite would look at all others, too.
+# Conditions that name the index of those that are few.
 _SETTLEMENT_STATES: Final[dict[str, str]] = {
     **{state: f"s.state = '{state}' AND s.state IN {OPEN}" for state in OPEN_STATES},
     "not_sent": "s.state = 'not_sent'",
@@ -79,7 +78,8 @@ def settlements(
     conn: Connection, account_id: str | None, state: str | None, before: int | None, limit: int
 ) -> list[Settlement]:
     """See ``OutgoingStore.settlements``."""
-    number = _order("s", state)
+    # For the sake of an order that is there already, SQLite would look at all that have ended.
+    number = "+s.number" if state in OPEN_STATES else "s.number"
     where, values = _page(number, before, limit)
     if account_id is not None:
         where.append("s.account IN (SELECT number FROM accounts WHERE id = ?)")
@@ -97,8 +97,7 @@ def credits(
     conn: Connection, account_id: str | None, state: str | None, before: int | None, limit: int
 ) -> list[Credit]:
     """See ``IncomingStore.credits``."""
-    number = _order("c", state)
-    where, values = _page(number, before, limit)
+    where, values = _page("c.number", before, limit)
     if account_id is not None:
         where.append("c.account IN (SELECT number FROM accounts WHERE id = ?)")
         values.append(account_id)
@@ -106,14 +105,10 @@ def credits(
         where.append(_CREDIT_STATES[state])
     rows = conn.execute(
         f"{CREDITS} {_CREDIT_INDEXES.get(state, '')} WHERE {' AND '.join(where)} "
-        f"ORDER BY {number} DESC LIMIT ?",
+        "ORDER BY c.number DESC LIMIT ?",
         (*values, limit),
     )
     return [credit_record(row) for row in rows]
-
-
-def _order(table: str, state: str | None) -> str:
-    return f"{table}.number" if state in (None, "settled", "credited") else f"+{table}.number"
 
 
 def _page(number: str, before: int | None, limit: int) -> tuple[list[str], list[Any]]:
