@@ -64,6 +64,15 @@ def log_of(path: Path) -> Path:
     return real.with_name(real.name + "-wal")
 
 
+def empty_log(conn: sqlite3.Connection) -> None:
+    """Move the log into the database, if that has room, so that the next write begins it anew.
+
+    A log grows until it is as long as it may be: on a full disk it would never get there.
+    """
+    with suppress(sqlite3.Error):
+        conn.execute("PRAGMA wal_checkpoint")
+
+
 def _index_of(log: Path) -> Path:
     return log.with_name(f"{log.name.removesuffix('-wal')}-shm")
 

@@ -5,10 +5,8 @@ what it takes is gone for the next start. So the names are looked at after every
 anybody is told of it, and now and then.
 """
 
-import os
 import sqlite3
 import threading
-import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -20,14 +18,9 @@ import trio
 from settled.errors import StoreBroken
 from settled.store import copies, faults, file, soundness
 from settled.store.lock import Hold
+from settled.store.names import Names
 from settled.store.records import Difference
 from settled.store.sql import audit, reads
-
-_Identity = tuple[int, int]
-
-# A network or a disk may fail to tell of a file once, and that passes.
-_LOOKS: Final = 5
-_LOOKS_PAUSE_S: Final = 0.1
 
 HELD: Final[set["Guard"]] = set()
 """Those of this process, for a thread that ends it without closing anything."""
@@ -59,9 +52,7 @@ class Guard:
             hold.remember(seq=reads.last_seq(self._conn), suspect=False)
             log = file.log_of(path)
             index = log.with_name(log.name.removesuffix("-wal") + "-shm")
-            self._files: Final = {
-                name: _identity(name) for name in map(str, (path.absolute(), log, index))
-            }
+            self._names = Names(map(str, (path.absolute(), log, index)))
         except (sqlite3.Error, OSError) as error:
             raise faults.unusable(path, error) from error
         HELD.add(self)
@@ -83,25 +74,23 @@ class Guard:
             raise StoreBroken(self._gone)
 
     def _find_gone(self) -> None:
-        for path, identity in self._files.items():
-            if _identity(path) != identity:
-                rescued = f"{self._path.resolve()}.*.rescued"
-                self._gone = (
-                    f"{path} was deleted, renamed or replaced while it was in use: nothing more is "
-                    f"acknowledged. Put it back under its name, with the files beside it, or use "
-                    f'the newest {rescued} (docs/operators.md, "Damage"), then start '
-                    f"again"
-                )
-                self._hold.renew(self._path)
-                self._save()
-                return
+        path = self._names.first_gone()
+        if path is not None:
+            rescued = f"{self._path.resolve()}.*.rescued"
+            self._gone = (
+                f"{path} was deleted, renamed or replaced while it was in use: nothing more is "
+                f"acknowledged. Put it back under its name, with the files beside it, or use "
+                f'the newest {rescued} (docs/operators.md, "Damage"), then start again'
+            )
+            self._hold.renew(self._path)
+            self._save()
 
     def _save(self) -> None:
         """If the database goes by its name no more, leave a copy of it there."""
         path = str(self._path.absolute())
         # There may be no room, or no directory.
         with self._lock, suppress(sqlite3.Error, OSError):
-            if self._saved or _identity(path) == self._files[path]:
+            if self._saved or self._names.is_right(path):
                 return
             self.saving = True
             try:
@@ -131,13 +120,8 @@ class Guard:
             HELD.discard(self)
             self._conn.close()
 
-    def committed(self, seq: int) -> None:
-        """See to it that what was committed is where the next start looks, and remember it.
-
-        Args:
-            seq: the number of the journal's last entry.
-        """
-        self.check()
+    def remember(self, seq: int) -> None:
+        """Remember what was committed, up to this number of the journal, for the next start."""
         self._hold.remember(seq=seq)
 
     async def look_over(self) -> list[Difference]:
@@ -183,24 +167,3 @@ async def _interrupt_when_cancelled(conn: sqlite3.Connection) -> None:
         await trio.sleep_forever()
     finally:
         conn.interrupt()
-
-
-def _identity(path: str) -> _Identity | None:
-    """Return which file goes by the name; ``None``: none does.
-
-    Raises:
-        OSError: when that cannot be told, however often it is tried.
-    """
-    for look in range(1, _LOOKS + 1):
-        try:
-            status = os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            if look == _LOOKS:
-                error.filename = path
-                raise
-            time.sleep(_LOOKS_PAUSE_S)
-        else:
-            break
-    return status.st_dev, status.st_ino

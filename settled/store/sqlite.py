@@ -111,8 +111,7 @@ class SqliteStore(SqliteIncoming):
         self._path, self._disk_reserve_bytes = path, disk_reserve_bytes
         conn = file.connect(path)
         self._guard = guard = None if hold is None else Guard(path, hold)
-        committed = None if guard is None else guard.committed
-        self._writer = Writer(conn, now_ms, uptime, nudge=guard is None, committed=committed)
+        self._writer = Writer(conn, now_ms, uptime, nudge=guard is None, guard=guard)
         self._remember(conn)
         self._readers = Readers(path, self._writer, guard)
 

@@ -10,7 +10,6 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import outcome
@@ -18,9 +17,10 @@ import trio
 
 from settled.errors import SettledError, StoreBroken, StoreFull
 from settled.store import batch as batches
-from settled.store import faults, verdicts
+from settled.store import faults, file, verdicts
 from settled.store.batch import AtOnce, Item, Items, Job, Together, Told, Waiting
 from settled.store.clock import Uptime
+from settled.store.guard import Guard
 from settled.store.sql.ledger import Tx
 from settled.store.sql.reads import last_seq
 
@@ -40,9 +40,8 @@ class Writer:
         now_ms: the wall clock, in milliseconds.
         uptime: how long the machine is up.
         nudge: whether another process must be told of what is written.
-        committed: called in the thread after each commit, before anybody is told of it, with the
-            number of the journal's last entry; it may raise ``StoreBroken`` when what was written
-            is not where it must be.
+        guard: looks at the files after each commit, before anybody is told of it, and remembers
+            the commit after that.
     """
 
     def __init__(
@@ -52,13 +51,14 @@ class Writer:
         uptime: Callable[[], Uptime],
         *,
         nudge: bool,
-        committed: Callable[[int], None] | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._conn = conn
         self._now_ms = now_ms
         self._uptime = uptime
         self._nudge = nudge
-        self._committed = committed
+        self._guard = guard
+        self._seq: int | None = None  # what the guard is to remember
         self._entries: queue.SimpleQueue[batches.Entry | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
         self._broken: StoreBroken | None = None
@@ -166,9 +166,16 @@ class Writer:
                 try:
                     self._token.run_sync_soon(batch.wake)
                 except trio.RunFinishedError:
-                    return
+                    open_ = False
+            self._tell_guard()
             if self._full:
-                self._empty_log()
+                self._full = False
+                file.empty_log(self._conn)
+
+    def _tell_guard(self) -> None:
+        if self._guard is not None and self._seq is not None:
+            self._guard.remember(self._seq)
+            self._seq = None
 
     def _commit(self, jobs: Sequence[Job | Item]) -> None:
         """Give each job its result: of the whole batch at once, else of each alone."""
@@ -218,7 +225,7 @@ class Writer:
             return True
         try:
             batches.run_all(self._tx(), jobs)
-            seq = 0 if self._committed is None else last_seq(self._conn)
+            seq = 0 if self._guard is None else last_seq(self._conn)
         except Exception as error:
             self._roll_back()
             if alone:
@@ -250,11 +257,13 @@ class Writer:
     def _confirm(self, jobs: Sequence[Job | Item], seq: int) -> None:
         """See to it that what was committed, up to ``seq`` of the journal, is where it must be."""
         try:
-            if self._committed is not None:
-                self._committed(seq)
+            if self._guard is not None:
+                self._guard.check()
         except StoreBroken as error:
             self.stop(error)
             self._fail(jobs, error)
+        else:
+            self._seq = seq
 
     def _give_up(self, jobs: Sequence[Job | Item], error: BaseException) -> None:
         """Break the store: the thread goes on only to say so."""
@@ -268,15 +277,6 @@ class Writer:
         self._full = self._full or isinstance(verdict, StoreFull)
         for job in jobs:
             job.result = outcome.Error(verdict)
-
-    def _empty_log(self) -> None:
-        """Move the log into the database, if that has room, so that the next write begins it anew.
-
-        A log grows until it is as long as it may be: on a full disk it would never get there.
-        """
-        self._full = False
-        with suppress(sqlite3.Error):
-            self._conn.execute("PRAGMA wal_checkpoint")
 
     def _roll_back(self) -> None:
         self._forget()

@@ -119,7 +119,7 @@ async def test_a_look_that_fails_in_passing_ends_nothing(path: Path, blind: list
 async def test_files_that_cannot_be_looked_at_are_not_called_deleted(
     path: Path, blind: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("settled.store.guard._LOOKS_PAUSE_S", 0)
+    monkeypatch.setattr("settled.store.names._LOOKS_PAUSE_S", 0)
     with pytest.raises(StoreBroken, match=f"{LOG} cannot be looked at .Input/output error"):
         async with open_sqlite(path, exclusive=True, create=True) as store:
             blind += [errno.EIO] * 100

@@ -96,7 +96,7 @@ class Disk(Writer):
         self._now_ms = now_ms
         self._uptime = uptime
         self._nudge = False
-        self._committed = None
+        self._guard = None
         self._broken = None
         self._closed = False
         self._full = False
@@ -170,7 +170,8 @@ class Disk(Writer):
             held.tell()
             held.wake()
             if self._full:
-                self._empty_log()
+                self._full = False
+                file.empty_log(self._conn)
 
     def _remember(self) -> None:
         self.before = self._files()

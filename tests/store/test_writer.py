@@ -111,13 +111,14 @@ async def test_what_a_commit_is_followed_by_may_break_the_store(
     async with open_sqlite(tmp_path / "s.db", exclusive=True, create=True) as store:
         await store.open_account("alice", setup=False)
 
-        def gone(_: sqlite3.Connection) -> None:
+        def gone() -> None:
             raise StoreBroken("the file is gone")
 
-        monkeypatch.setattr(store._writer, "_committed", gone)
-        for _ in range(2):
-            with pytest.raises(StoreBroken, match="^the file is gone$"):
-                await store.queue_settlement("alice", Quantity("1", 0), "k")
+        with monkeypatch.context() as failing:
+            failing.setattr(store._writer._guard, "check", gone)
+            for _ in range(2):
+                with pytest.raises(StoreBroken, match="^the file is gone$"):
+                    await store.queue_settlement("alice", Quantity("1", 0), "k")
 
 
 def _open(tx: Tx, name: str) -> None:
