@@ -75,24 +75,27 @@ class Outgoing:
             return step.delay_ms
         else:
             outcome = await self._find(settlement)
+        again_ms: int | None = 0
         try:
             await patiently(lambda: self._store.record_outcome(settlement.id, outcome))
         except NotResolvable as error:
             log.warning("outcome_known_already", reason=str(error))  # the operator was faster
         else:
             self._report(settlement, outcome)
+            if step.begun and outcome == Settled(settlement.amount):
+                again_ms = step.delay_ms  # what came meanwhile has woken the account
         if isinstance(outcome, Settled):
-            await self._rest(begun_s)
-        return 0
+            self._rest(account, begun_s)
+        return again_ms
 
-    async def _rest(self, begun_s: float) -> None:
+    def _rest(self, account: int, begun_s: float) -> None:
         """Let requests gather for the account's next payment, after one that was made.
 
         Many such rests end together, so that what follows them is committed together.
         """
         together_s = limits.SETTLE_REST_S / 10
-        with trio.move_on_at(math.ceil((begun_s + limits.SETTLE_REST_S) / together_s) * together_s):
-            await self.scheduler.draining.wait()
+        rested_s = math.ceil((begun_s + limits.SETTLE_REST_S) / together_s) * together_s
+        self.scheduler.rest_until(account, rested_s)
 
     async def _pay(self, settlement: Settlement) -> SettlementOutcome:
         timeout_s = math.inf if self._settle_timeout_s is None else self._settle_timeout_s

@@ -98,7 +98,9 @@ class MemoryOutgoing(Books):
             )
             self._set_account(account, retry_ms=None, waiting=cut(waiting))
             return NextSettlement()
-        return NextSettlement(self._begin(row, settlement_id, amount, now), begun=True)
+        left_ms = 0 if row.queued != amount else None
+        settlement = self._begin(row, settlement_id, amount, now)
+        return NextSettlement(settlement, begun=True, delay_ms=left_ms)
 
     def _former_is_being_paid(self, account: Account) -> bool:
         former = (self._open_settlement(life) for life in self._lives[account.id])

@@ -199,7 +199,7 @@ class NextSettlement:
 
     ``settlement`` is the one to pay (``begun``: it was just moved in flight) or, not begun, the one
     whose outcome must be found first. Without it, ``delay_ms`` is how long to wait, ``None``: until
-    something changes.
+    something changes. After one that was begun it is zero if it has left something in the queue.
     """
 
     settlement: Settlement | None = None

@@ -108,7 +108,8 @@ def next_settlement(
         )
         account.save(tx)
         return NextSettlement()
-    return NextSettlement(_begin(tx, account, settlement_id, amount), begun=True)
+    left_ms = 0 if queued != amount else None
+    return NextSettlement(_begin(tx, account, settlement_id, amount), begun=True, delay_ms=left_ms)
 
 
 def _former_is_being_paid(tx: Tx, account: AccountRow) -> bool:

@@ -69,6 +69,7 @@ class _Begun(NamedTuple):
     account_id: str
     amount: Decimal
     failures: int
+    left_ms: int | None  # see ``NextSettlement.delay_ms``
 
 
 class Ended(NamedTuple):
@@ -104,7 +105,8 @@ def next_settlements(tx: Tx, looks: Sequence[Look]) -> list[NextSettlement]:
             continue
         moves.add(number, (queued, in_flight, settled))
         moves.move(number, "queued", "in_flight", amount, look.settlement_id)
-        begun[number] = _Begun(look.settlement_id, account_id, amount, failures)
+        left_ms = 0 if amount != value else None
+        begun[number] = _Begun(look.settlement_id, account_id, amount, failures, left_ms)
         results.append(None)
     steps = _begin(tx, moves, begun)
     return [
@@ -120,7 +122,7 @@ def _begin(tx: Tx, moves: Moves, begun: dict[int, _Begun]) -> dict[int, NextSett
     rows = as_json(
         [
             (settlement_id, number, to_text(amount), failures)
-            for number, (settlement_id, _, amount, failures) in begun.items()
+            for number, (settlement_id, _, amount, failures, _) in begun.items()
         ]
     )
     tx.conn.execute(_BEGIN, (rows, tx.now_ms))
@@ -141,8 +143,9 @@ def _begin(tx: Tx, moves: Moves, begun: dict[int, _Begun]) -> dict[int, NextSett
                 updated_ms=tx.now_ms,
             ),
             begun=True,
+            delay_ms=left_ms,
         )
-        for number, (settlement_id, account_id, amount, failures) in begun.items()
+        for number, (settlement_id, account_id, amount, failures, left_ms) in begun.items()
     }
 
 
