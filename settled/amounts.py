@@ -76,7 +76,9 @@ def to_text(value: Decimal) -> str:
         >>> to_text(Decimal("1.50")), to_text(Decimal("2E+3")), to_text(Decimal("-0"))
         ('1.5', '2000', '0')
     """
-    text = format(value, "f")
+    text = str(value)
+    if "E" in text:
+        text = format(value, "f")
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
