@@ -4,11 +4,16 @@ What costs most of an ordinary request is not its parts but a task for each, tha
 request for which a connection is there is sent at once, and all that are under way are waited for
 together (with an epoll of its own). An ordinary answer that comes in one piece is told at once.
 Whatever else comes is left to a task, which goes on with what was read; see ``settled.exchange``.
+
+A connection stays in the epoll for good, also while it rests or a task has it. What the epoll says
+is only a hint, given once each time that something comes (``EPOLLET``), and may be of a connection
+that is closed: what is true is what can be read.
 """
 
 import os
 import select
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import takewhile
 
 import trio
@@ -75,15 +80,18 @@ class Courier:
 
         Then ``told`` is called later, and once. It never raises.
         """
-        stream = self._kept.take_at_once() if self._runs else None
-        if stream is None:
+        taken = self._kept.take_at_once() if self._runs else None
+        if taken is None:
             return False
+        stream, watched = taken
+        sent = _Sent(stream, told)
+        if not watched:
+            self._watch(sent.fd)
         try:
             request = make_request()
         except Exception:
-            self._kept.put(stream)
+            self._kept.put_watched(stream, sent.fd)
             return False  # who sends it otherwise says why it cannot be sent
-        sent = _Sent(stream, told)
         try:
             sent.rest = request[os.write(sent.fd, request) :]
         except OSError:
@@ -92,35 +100,51 @@ class Courier:
             self._nursery.start_soon(self._go_on, sent, None)
         else:
             self._under_way[sent.fd] = sent
-            self._epoll.register(sent.fd, select.EPOLLIN)
         return True
 
+    def _watch(self, fd: int) -> None:
+        with suppress(FileExistsError):  # a task had it meanwhile
+            self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+
     def _read(self) -> None:
-        for fd, _ in self._epoll.poll(0, limits.ROUND_MAX):
-            sent = self._under_way[fd]
-            try:
-                received = os.read(fd, RECEIVE_BYTES)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                self._forget(sent)
-                close(sent.stream)
-                sent.told(error)
-                continue
-            self._forget(sent)
-            answer = ordinary(received)
-            if answer is None or len(answer.body) < answer.length:
-                self._nursery.start_soon(self._go_on, sent, received)
-                continue
-            if answer.is_last:
-                self._kept.put(sent.stream)
+        now_s = trio.current_time()
+        heard = self._epoll.poll(0, limits.ROUND_MAX)
+        answered: list[_Sent] = []
+        for fd, _ in heard:
+            sent = self._under_way.get(fd)
+            if sent is None:
+                self._kept.came(fd)
             else:
-                close(sent.stream)
+                answered.append(sent)
+        if len(heard) < limits.ROUND_MAX:  # else there may be more
+            self._kept.silent_at(now_s)
+        for sent in answered:
+            self._read_answer(sent)
+
+    def _read_answer(self, sent: _Sent) -> None:
+        try:
+            received = os.read(sent.fd, RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(sent, error)
+            return
+        answer = ordinary(received)
+        if answer is None or len(answer.body) < answer.length:
+            del self._under_way[sent.fd]
+            self._nursery.start_soon(self._go_on, sent, received)
+        elif not answer.is_last:
+            self._end(sent, answer.status)
+        else:
+            del self._under_way[sent.fd]
+            self._kept.put_watched(sent.stream, sent.fd)
             sent.told(answer.status)
 
-    def _forget(self, sent: _Sent) -> None:
-        self._epoll.unregister(sent.fd)
+    def _end(self, sent: _Sent, answer: int | Exception) -> None:
+        """Tell of the answer, and close the connection."""
         del self._under_way[sent.fd]
+        close(sent.stream)
+        sent.told(answer)
 
     async def _go_on(self, sent: _Sent, received: bytes | None) -> None:
         """Send the rest of a request, or understand what is not ordinary."""
@@ -139,9 +163,7 @@ class Courier:
             soonest_s = trio.current_time() + limits.CONNECTOR_TIMEOUT_S
             await trio.sleep_until(soonest_s if oldest is None else oldest.due_s)
             for sent in self._late():
-                self._forget(sent)
-                close(sent.stream)
-                sent.told(trio.TooSlowError())
+                self._end(sent, trio.TooSlowError())
 
     def _late(self) -> list[_Sent]:
         now_s = trio.current_time()

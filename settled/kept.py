@@ -23,10 +23,16 @@ from settled import limits
 
 
 class Kept:
-    """The connections to one server that rest; none are kept but while ``run`` runs."""
+    """The connections to one server that rest; none are kept but while ``run`` runs.
+
+    Some are watched: whoever put them here hears what comes on any of them, and says so.
+    """
 
     def __init__(self) -> None:
-        self._resting: deque[tuple[float, trio.abc.Stream]] = deque()  # since when, oldest first
+        # Since when; the descriptor if it is watched, else -1. The oldest are first.
+        self._resting: deque[tuple[float, trio.abc.Stream, int]] = deque()
+        self._watched: dict[int, trio.SocketStream] = {}  # by descriptor
+        self._silent_at_s = -math.inf
         self._running = False
         self._changed = trio.Event()
 
@@ -47,29 +53,67 @@ class Kept:
 
     def put(self, stream: trio.abc.Stream) -> None:
         """Have a connection rest that nothing is to come on, or close it."""
+        self._put(stream, -1)
+
+    def put_watched(self, stream: trio.SocketStream, fd: int) -> None:
+        """Have a connection rest of which the caller tells ``came`` and ``silent_at``."""
+        if self._put(stream, fd):
+            self._watched[fd] = stream
+
+    def _put(self, stream: trio.abc.Stream, fd: int) -> bool:
         if not self._running or len(self._resting) >= limits.CONNECTIONS_KEPT_MAX:
             close(stream)
-            return
-        self._resting.append((trio.current_time(), stream))
+            return False
+        self._resting.append((trio.current_time(), stream, fd))
         self._changed.set()
+        return True
+
+    def came(self, fd: int) -> None:
+        """Close the connection that is watched under this descriptor, if something has come."""
+        stream = self._watched.get(fd)
+        if stream is not None and not _has_nothing(stream):
+            del self._watched[fd]
+            close(stream)
+
+    def silent_at(self, time_s: float) -> None:
+        """Take note that all that came on watched connections by then has been told of."""
+        self._silent_at_s = time_s
 
     async def take(self) -> trio.abc.Stream | None:
         """Return a connection that has rested and was silent all the time, if there is one."""
         while self._has_rested():
-            _, stream = self._resting.popleft()
+            _, stream, fd = self._resting.popleft()
+            if self._was_closed(stream, fd):
+                continue
             if await _is_silent(stream):
                 return stream
             close(stream)
         return None
 
-    def take_at_once(self) -> trio.SocketStream | None:
-        """Like ``take``, without waiting; a connection with TLS must be waited for."""
+    def take_at_once(self) -> tuple[trio.SocketStream, bool] | None:
+        """Like ``take``, without waiting; return also whether it is one that is watched.
+
+        A connection with TLS must be waited for.
+        """
         while self._has_rested() and isinstance(self._resting[0][1], trio.SocketStream):
-            _, stream = self._resting.popleft()
-            if _has_nothing(stream):
-                return _tcp(stream)
+            since_s, stream, fd = self._resting.popleft()
+            if self._was_closed(stream, fd):
+                continue
+            # To ask the kernel for each would cost as much as half of the sending.
+            silent = fd >= 0 and self._silent_at_s >= since_s + self._rest_s()
+            if silent or _has_nothing(stream):
+                return _tcp(stream), fd >= 0
             close(stream)
         return None
+
+    def _was_closed(self, stream: trio.abc.Stream, fd: int) -> bool:
+        """Return whether something came on a connection that rests no more."""
+        if fd < 0:
+            return False
+        if self._watched.get(fd) is not stream:  # the descriptor may be another's by now
+            return True
+        del self._watched[fd]
+        return False
 
     def _has_rested(self) -> bool:
         if not self._resting:
@@ -83,7 +127,9 @@ class Kept:
     def _close_until(self, since: float) -> None:
         """Close those that have rested since then, or longer."""
         while self._resting and self._resting[0][0] <= since:
-            close(self._resting.popleft()[1])
+            _, stream, fd = self._resting.popleft()
+            if not self._was_closed(stream, fd):
+                close(stream)
 
 
 async def _is_silent(stream: trio.abc.Stream) -> bool:
