@@ -6,6 +6,7 @@ pieces.
 """
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 _HEAD: Final = re.compile(
@@ -40,6 +41,7 @@ class Ordinary(NamedTuple):
         return self.keeps and len(self.body) == self.length
 
 
+@lru_cache(maxsize=16)  # a server says the same again and again
 def ordinary(received: bytes) -> Ordinary | None:
     """Return the answer that begins with ``received``, if it is an ordinary one."""
     head, blank, body = received.partition(b"\r\n\r\n")

@@ -15,7 +15,7 @@ from settled.amounts import Quantity
 from settled.courier import Courier
 from settled.errors import MessageFailed
 from settled.exchange import NotReached, answer_to
-from settled.server import Server, header_lines
+from settled.server import Server, header_line, header_lines
 from settled.store.records import Ambiguous, Credit, Delivered, DeliveryOutcome, NotDelivered
 from settled.text import one_line
 
@@ -143,7 +143,7 @@ def _asked(credit: Credit) -> tuple[str, bytes, str]:
     """Return path, body and headers of the request that tells of the credit."""
     quantity = Quantity.of(credit.amount)
     body = msgspec.json.encode({"amount": quantity.amount, "scale": quantity.scale})
-    headers = header_lines({"Idempotency-Key": credit.id}) + _CREDIT_HEADERS
+    headers = header_line("Idempotency-Key", credit.id) + _CREDIT_HEADERS
     return f"/accounts/{credit.account_id}/settlements", body, headers
 
 

@@ -153,10 +153,14 @@ def header_lines(headers: Mapping[str, str]) -> str:
     Raises:
         ValueError: when there is something in one that cannot be sent.
     """
-    for name, value in headers.items():
-        if not _VALUE.fullmatch(value):
-            raise ValueError(f"the header {name} cannot be sent")
-    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    return "".join([header_line(name, value) for name, value in headers.items()])
+
+
+def header_line(name: str, value: str) -> str:
+    """Return the line of one."""
+    if not _VALUE.fullmatch(value):
+        raise ValueError(f"the header {name} cannot be sent")
+    return f"{name}: {value}\r\n"
 
 
 def _is_address(host: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import click
+import msgspec
 
 from settled import amounts, limits
 from settled.cli.group import DEBUG
@@ -202,4 +203,6 @@ def _jsonable(value: object) -> Any:
         return amounts.to_text(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, msgspec.Struct):
+        return msgspec.structs.asdict(value)
     return str(value)

@@ -6,6 +6,7 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any, Final, TypeVar
 
+import msgspec
 import trio
 
 from settled import limits
@@ -159,7 +160,7 @@ class Books:
 
     def _set_credit(self, credit: Credit, **changes: Any) -> Credit:
         """Replace a credit, and note whether it is still to be delivered."""
-        credit = replace(credit, **changes)
+        credit = msgspec.structs.replace(credit, **changes)
         self._credits[credit.id] = credit
         undelivered = self._undelivered.setdefault(credit.account, set())
         if credit.state == "undelivered":

@@ -1,9 +1,9 @@
 """The in-memory store, part 3: credits, and their delivery."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from decimal import Decimal
 
+from msgspec.structs import replace
 from outcome import Maybe, capture
 
 from settled import ids, limits

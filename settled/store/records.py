@@ -1,5 +1,7 @@
 """What a store hands out and takes in: plain frozen records, no behaviour.
 
+Those of which there are thousands a second are msgspec's, which are made in a fifth of the time.
+
 Times are wall-clock milliseconds since 1970 (``_ms``); ``number`` is a row's own number, which
 also tells the lives of an account id apart: an id that was closed and created again has two.
 """
@@ -7,6 +9,8 @@ also tells the lives of an account id apart: an id that was closed and created a
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal, NamedTuple
+
+import msgspec
 
 from settled.amounts import ZERO, Quantity
 
@@ -86,8 +90,7 @@ class Settlement:
     updated_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credit:
+class Credit(msgspec.Struct, frozen=True, kw_only=True):
     """One incoming settlement. ``id`` is the idempotency key it carries to the connector.
 
     ``ambiguous_ms`` is since when the connector may have seen it without our knowing, by the wall
@@ -184,8 +187,7 @@ class Request(NamedTuple):
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(msgspec.Struct, frozen=True):
     """The answer to a settlement request: the Quantity first recorded under its key."""
 
     account: int
@@ -232,8 +234,7 @@ class NextHook:
 # --- changes that an engine commits together ---
 
 
-@dataclass(frozen=True, slots=True)
-class AddCredit:
+class AddCredit(msgspec.Struct, frozen=True):
     """Record an incoming settlement, once per (account id, settlement id)."""
 
     account_id: str

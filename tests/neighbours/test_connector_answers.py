@@ -2,11 +2,11 @@
 
 import tracemalloc
 from contextlib import suppress
-from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from settled import limits
 from settled.connector import Connector

@@ -3,13 +3,14 @@
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import h11
 import pytest
 import trio
+from msgspec.structs import replace
 
 from settled import limits
 from settled.answers import Ordinary, ordinary

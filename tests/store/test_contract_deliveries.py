@@ -1,9 +1,9 @@
 """What every store must do with the delivery of credits: never lost, never made twice by guess."""
 
-from dataclasses import replace
 from decimal import Decimal
 
 import pytest
+from msgspec.structs import replace
 from outcome import Error, Value
 
 from settled import limits

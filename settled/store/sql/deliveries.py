@@ -5,9 +5,10 @@ why. Those that need more thought, each in its own way, are left to ``settled.st
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from decimal import Decimal
 from typing import Final, NamedTuple
+
+from msgspec.structs import replace
 
 from settled import limits
 from settled.amounts import checked, to_text

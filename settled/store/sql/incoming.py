@@ -1,10 +1,11 @@
 """Credits, one at a time; ``deliveries`` has what many of them do at once."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from decimal import Decimal
 from sqlite3 import Connection
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from settled import limits
 from settled.errors import (
