@@ -13,8 +13,8 @@ that is closed: what is true is what can be read.
 import os
 import select
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import takewhile
+from weakref import WeakSet
 
 import trio
 
@@ -56,11 +56,13 @@ class Courier:
         self._kept = kept
         self._runs = False
         self._epoll: select.epoll
+        self._known: WeakSet[trio.SocketStream] = WeakSet()  # are in the epoll
         self._nursery: trio.Nursery
         self._under_way: dict[int, _Sent] = {}  # by descriptor, the oldest first
 
     async def run(self) -> None:
         """Tell of answers until cancelled; what is under way then is closed, and not told of."""
+        self._known.clear()
         with select.epoll() as self._epoll:
             try:
                 async with trio.open_nursery() as self._nursery:
@@ -80,18 +82,18 @@ class Courier:
 
         Then ``told`` is called later, and once. It never raises.
         """
-        taken = self._kept.take_at_once() if self._runs else None
-        if taken is None:
+        stream = self._kept.take_at_once() if self._runs else None
+        if stream is None:
             return False
-        stream, watched = taken
-        sent = _Sent(stream, told)
-        if not watched:
-            self._watch(sent.fd)
         try:
             request = make_request()
         except Exception:
-            self._kept.put_watched(stream, sent.fd)
+            self._kept.put(stream, again=True)
             return False  # who sends it otherwise says why it cannot be sent
+        sent = _Sent(stream, told)
+        if stream not in self._known:
+            self._known.add(stream)
+            self._epoll.register(sent.fd, select.EPOLLIN | select.EPOLLET)
         try:
             sent.rest = request[os.write(sent.fd, request) :]
         except OSError:
@@ -102,24 +104,11 @@ class Courier:
             self._under_way[sent.fd] = sent
         return True
 
-    def _watch(self, fd: int) -> None:
-        with suppress(FileExistsError):  # a task had it meanwhile
-            self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
-
     def _read(self) -> None:
-        now_s = trio.current_time()
-        heard = self._epoll.poll(0, limits.ROUND_MAX)
-        answered: list[_Sent] = []
-        for fd, _ in heard:
+        for fd, _ in self._epoll.poll(0, limits.ROUND_MAX):
             sent = self._under_way.get(fd)
-            if sent is None:
-                self._kept.came(fd)
-            else:
-                answered.append(sent)
-        if len(heard) < limits.ROUND_MAX:  # else there may be more
-            self._kept.silent_at(now_s)
-        for sent in answered:
-            self._read_answer(sent)
+            if sent is not None:
+                self._read_answer(sent)
 
     def _read_answer(self, sent: _Sent) -> None:
         try:
@@ -137,7 +126,7 @@ class Courier:
             self._end(sent, answer.status)
         else:
             del self._under_way[sent.fd]
-            self._kept.put_watched(sent.stream, sent.fd)
+            self._kept.put(sent.stream, again=True)
             sent.told(answer.status)
 
     def _end(self, sent: _Sent, answer: int | Exception) -> None:

@@ -1,5 +1,7 @@
 """Connections that one task listens to: what comes on one that rests is the end of it."""
 
+import fcntl
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -99,71 +101,121 @@ async def keeps() -> AsyncIterator[Kept]:
         nursery.cancel_scope.cancel()
 
 
-def pair() -> tuple[trio.SocketStream, int, socket.socket]:
-    """Return a connection, its descriptor, and the other end."""
+def pair() -> tuple[trio.SocketStream, socket.socket]:
+    """Return a connection, and its other end."""
     listener = socket.create_server(("127.0.0.1", 0))
     ours = socket.create_connection(listener.getsockname())
     theirs, _ = listener.accept()
     listener.close()
-    stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-    return stream, stream.socket.fileno(), theirs
+    return trio.SocketStream(trio.socket.from_stdlib_socket(ours)), theirs
 
 
-async def test_what_was_silent_at_a_look_after_its_rest_is_not_asked_again(
-    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When it was looked whether anything has come."""
+    looks, look = list[float](), Kept._look
+
+    def counted(kept: Kept) -> None:
+        looks.append(trio.current_time())
+        look(kept)
+
+    monkeypatch.setattr(Kept, "_look", counted)
+    return looks
+
+
+async def test_one_look_serves_all_that_have_rested_by_then(
+    autojump_clock: trio.testing.MockClock, looks: list[float]
 ) -> None:
-    asked: list[trio.abc.Stream] = []
-    has_nothing = kept_module._has_nothing
-
-    def ask(stream: trio.abc.Stream) -> bool:
-        asked.append(stream)
-        return has_nothing(stream)
-
-    monkeypatch.setattr(kept_module, "_has_nothing", ask)
     async with keeps() as kept:
-        stream, fd, other = pair()
-        for look_s, asks in [(1.0, 0), (0.01, 1)]:
-            kept.put_watched(stream, fd)
-            await trio.sleep(look_s)
-            kept.silent_at(trio.current_time())
-            assert (kept.take_at_once() is None) is bool(asks), "it has not rested yet"
-            if asks:
-                await trio.sleep(1)
-                assert kept.take_at_once() == (stream, True)
-            assert len(asked) == asks
-        kept.put(stream)
+        pairs = [pair() for _ in range(4)]
+        for stream, _ in pairs[:3]:
+            kept.put(stream)
         await trio.sleep(1)
-        kept.silent_at(trio.current_time())
-        assert kept.take_at_once() == (stream, False)
-        assert len(asked) == 2, "nobody listens to that one"
-        kept_module.close(stream)
-        other.close()
+        for stream, _ in pairs[:3]:
+            assert kept.take_at_once() is stream
+        assert len(looks) == 1
+        kept.put(pairs[0][0], again=True)
+        assert kept.take_at_once() is None, "it has not rested yet"
+        await trio.sleep(1)
+        kept.put(pairs[3][0])
+        assert kept.take_at_once() is pairs[0][0]
+        assert len(looks) == 2
+        await trio.sleep(1)
+        assert kept.take_at_once() is pairs[3][0]
+        assert len(looks) == 3
+        for stream, other in pairs:
+            kept_module.close(stream)
+            other.close()
 
 
-async def test_what_came_without_a_look_is_found_by_asking(
+async def test_a_look_is_good_for_a_moment(
+    autojump_clock: trio.testing.MockClock, looks: list[float]
+) -> None:
+    async with keeps() as kept:
+        pairs = [pair() for _ in range(3)]
+        for stream, _ in pairs:
+            kept.put(stream)
+        await trio.sleep(1)
+        assert kept.take_at_once() is pairs[0][0]
+        await trio.sleep(0.0009)
+        assert kept.take_at_once() is pairs[1][0]
+        assert len(looks) == 1
+        pairs[2][1].send(b"x")
+        await trio.sleep(0.0002)
+        assert kept.take_at_once() is None, "what has come since is found"
+        assert len(looks) == 2
+        for stream, other in pairs:
+            kept_module.close(stream)
+            other.close()
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_has_come_on_one_ends_that_alone(
+    again: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with keeps() as kept:
+        pairs = [pair() for _ in range(3)]
+        for stream, _ in pairs:
+            kept.put(stream)
+        if again:
+            await trio.sleep(1)
+            assert [kept.take_at_once() for _ in pairs] == [stream for stream, _ in pairs]
+            for stream, _ in pairs:
+                kept.put(stream, again=True)
+        pairs[0][1].send(b"x")
+        pairs[2][1].close()
+        await trio.sleep(1)
+        assert kept.take_at_once() is pairs[1][0]
+        assert kept.take_at_once() is None
+        assert [stream.socket.fileno() < 0 for stream, _ in pairs] == [True, False, True]
+        kept_module.close(pairs[1][0])
+        for _, other in pairs:
+            other.close()
+
+
+async def test_what_comes_on_a_closed_connection_that_a_child_has_open_ends_no_other(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
+    """The kernel still tells of it, under a number that is another's by now."""
     async with keeps() as kept:
-        stream, fd, other = pair()
-        kept.put_watched(stream, fd)
-        kept.silent_at(trio.current_time())
+        first, other = pair()
+        kept.put(first)
+        await trio.sleep(1)
+        assert kept.take_at_once() is first
+        fd = first.socket.fileno()
+        in_child = fcntl.fcntl(fd, fcntl.F_DUPFD, fd + 100)
+        kept_module.close(first)
         other.send(b"x")
+        second, another = pair()
+        assert second.socket.fileno() == fd, "the lowest that is free"
+        kept.put(second)
         await trio.sleep(1)
-        assert kept.take_at_once() is None
-        assert stream.socket.fileno() < 0
+        assert kept._epoll.poll(0)
+        assert kept.take_at_once() is second
+        os.close(in_child)
+        kept_module.close(second)
         other.close()
-
-
-async def test_a_hint_without_a_byte_ends_nothing(autojump_clock: trio.testing.MockClock) -> None:
-    async with keeps() as kept:
-        stream, fd, other = pair()
-        kept.put_watched(stream, fd)
-        kept.came(fd)
-        kept.came(fd + 1000)
-        await trio.sleep(1)
-        assert await kept.take() is stream
-        kept_module.close(stream)
-        other.close()
+        another.close()
 
 
 @pytest.mark.parametrize("way", ["at once", "by a task", "none"])
@@ -171,22 +223,24 @@ async def test_a_descriptor_that_is_used_again_is_another_connection(
     way: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with keeps() as kept:
-        first, fd, other = pair()
-        kept.put_watched(first, fd)
+        first, other = pair()
+        fd = first.socket.fileno()
+        kept.put(first)
         other.send(b"x")
-        kept.came(fd)
+        await trio.sleep(0.1)
+        kept._look()
         assert first.socket.fileno() < 0
-        second, second_fd, another = pair()
-        assert second_fd == fd, "the lowest that is free"
-        kept.put_watched(second, fd)
+        second, another = pair()
+        assert second.socket.fileno() == fd, "the lowest that is free"
+        kept.put(second)
         await trio.sleep(1)
         if way == "at once":
-            assert kept.take_at_once() == (second, True)
+            assert kept.take_at_once() is second
         elif way == "by a task":
             assert await kept.take() is second
         if way != "none":
             assert kept.take_at_once() is None
             kept_module.close(second)
-        for end in (other, another):
-            end.close()
+        other.close()
+        another.close()
     assert second.socket.fileno() < 0
