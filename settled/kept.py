@@ -4,8 +4,8 @@ The danger is a second answer that comes late: it would pass for the answer to t
 and acknowledge a credit that was never taken. HTTP/1.1 has nothing by which to tell. So a
 connection is kept only after a clear, ordinary answer with nothing behind it; it rests before it is
 used again, those that have rested longest first; and anything that comes meanwhile, up to the last
-millisecond, the end of it included, is the end of it. The fewer rest, the longer: a quarter of a second at little load, less
-only where hundreds are sent a second, a hundredth where thousands are.
+millisecond, the end of it included, is the end of it. The fewer rest, the longer: a quarter of a
+second at little load, less only where hundreds are sent a second, a hundredth where thousands are.
 
 What remains is a second answer of success that comes after so long, and after the next request was
 sent. No HTTP server sends one: it would have to answer one request twice. Every other client that
