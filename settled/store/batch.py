@@ -14,9 +14,8 @@ from settled.store.sql.ledger import Tx
 
 # What comes of each item: what it is answered with, or why it is refused.
 Together = Callable[[Tx, Sequence[Any]], Sequence[Any]]
-# The same, and the number of the journal's last entry if one was written; ``None``: it cannot be
-# done like that, and nothing was written.
-AtOnce = Callable[[Tx, Sequence[Any]], tuple[Sequence[Any], int | None] | None]
+# The same; ``None``: it cannot be done like that, and nothing was written.
+AtOnce = Callable[[Tx, Sequence[Any]], Sequence[Any] | None]
 
 
 @dataclass(slots=True, eq=False)

@@ -10,6 +10,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import outcome
@@ -58,7 +59,7 @@ class Writer:
         self._uptime = uptime
         self._nudge = nudge
         self._guard = guard
-        self._seq: int | None = None  # what the guard is to remember
+        self._confirmed = False  # and the guard does not know how much
         self._entries: queue.SimpleQueue[batches.Entry | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
         self._broken: StoreBroken | None = None
@@ -173,9 +174,10 @@ class Writer:
                 file.empty_log(self._conn)
 
     def _tell_guard(self) -> None:
-        if self._guard is not None and self._seq is not None:
-            self._guard.remember(self._seq)
-            self._seq = None
+        if self._guard is not None and self._confirmed:
+            self._confirmed = False
+            with suppress(sqlite3.Error):  # the next commit meets it, too
+                self._guard.remember(last_seq(self._conn))
 
     def _commit(self, jobs: Sequence[Job | Item]) -> None:
         """Give each job its result: of the whole batch at once, else of each alone."""
@@ -191,12 +193,9 @@ class Writer:
         if at_once is None or self._broken is not None or any(job.run != run for job in jobs):
             return False
         try:
-            written = at_once(self._tx(), [job.item for job in jobs if isinstance(job, Item)])
-            if written is None:
+            results = at_once(self._tx(), [job.item for job in jobs if isinstance(job, Item)])
+            if results is None:
                 return False
-            results, seq = written
-            if seq is None:
-                seq = last_seq(self._conn)
         except sqlite3.OperationalError as error:
             if faults.is_busy(error):
                 self._fail(jobs, error)  # not tried again: it would wait again
@@ -205,7 +204,7 @@ class Writer:
         except Exception:
             return False  # it fails again in a transaction, or does not
         batches.give(jobs, results)
-        self._confirm(jobs, seq)
+        self._confirm(jobs)
         return True
 
     def _tx(self) -> Tx:
@@ -225,15 +224,14 @@ class Writer:
             return True
         try:
             batches.run_all(self._tx(), jobs)
-            seq = 0 if self._guard is None else last_seq(self._conn)
         except Exception as error:
             self._roll_back()
             if alone:
                 self._fail(jobs, error)
             return alone
-        return self._sync(jobs, seq, alone=alone)
+        return self._sync(jobs, alone=alone)
 
-    def _sync(self, jobs: Sequence[Job | Item], seq: int, *, alone: bool) -> bool:
+    def _sync(self, jobs: Sequence[Job | Item], *, alone: bool) -> bool:
         try:
             self._conn.execute("COMMIT")
         except sqlite3.Error as error:
@@ -242,7 +240,7 @@ class Writer:
             if alone:
                 self._fail(jobs, error)
             return alone
-        self._confirm(jobs, seq)
+        self._confirm(jobs)
         return True
 
     def _failed_to_commit(self, jobs: Sequence[Job | Item], error: sqlite3.Error) -> bool:
@@ -254,8 +252,8 @@ class Writer:
         self._fail(jobs, error)
         return True
 
-    def _confirm(self, jobs: Sequence[Job | Item], seq: int) -> None:
-        """See to it that what was committed, up to ``seq`` of the journal, is where it must be."""
+    def _confirm(self, jobs: Sequence[Job | Item]) -> None:
+        """See to it that what was committed is where it must be."""
         try:
             if self._guard is not None:
                 self._guard.check()
@@ -263,7 +261,7 @@ class Writer:
             self.stop(error)
             self._fail(jobs, error)
         else:
-            self._seq = seq
+            self._confirmed = True
 
     def _give_up(self, jobs: Sequence[Job | Item], error: BaseException) -> None:
         """Break the store: the thread goes on only to say so."""

@@ -214,7 +214,10 @@ class _Balances:
         if balance is None:
             was = self._remembered[account]
             self._ids[account] = account_id
-            balance = self._balances[account] = {b: Decimal(was[b]) for b in self._buckets}
+            balance = self._balances[account] = {
+                self._source: Decimal(was[self._source]),
+                self._target: Decimal(was[self._target]),
+            }
         shift(balance, self._source, self._target, amount, f"account number {account}")
 
     def write(self, statement: str, rows: Sequence[object], *more: str) -> bool:

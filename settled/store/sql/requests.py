@@ -64,7 +64,7 @@ _PREPARE: Final = (
     END
     """,
 )
-_ADD: Final = "INSERT INTO new_requests VALUES (?, ?, ?) RETURNING (SELECT max(seq) FROM journal)"
+_ADD: Final = "INSERT INTO new_requests VALUES (?, ?, ?)"
 
 # The same for a request that is alone, at half the price: hardly anybody takes a turn then.
 _ADD_KEY: Final = (
@@ -147,7 +147,6 @@ class Requests:
         self._remembered = remembered
         self._accounts: dict[str, _Account] = remembered.table()
         self._ids: dict[int, str] = remembered.table()  # of those, by number
-        self._seq: int | None = None
 
     def queue(self, tx: Tx, requests: Sequence[Request]) -> list[Queued | SettledError]:
         """See ``OutgoingStore.queue_settlement``; what each request comes to, in their order.
@@ -165,17 +164,15 @@ class Requests:
 
     def queue_at_once(
         self, tx: Tx, requests: Sequence[Request]
-    ) -> tuple[list[Queued | SettledError], int | None] | None:
+    ) -> list[Queued | SettledError] | None:
         """Do the same outside a transaction, where the one statement commits itself.
 
-        Returns what it comes to, and the number of the journal's last entry if one was written;
-        ``None`` if nothing was written, since it takes a transaction.
+        Returns ``None`` if nothing was written, since it takes a transaction.
         """
         if len(requests) == 1:
             return None
-        self._seq = None
         try:
-            return self.queue(tx, requests), self._seq
+            return self.queue(tx, requests)
         except (sqlite3.IntegrityError, _TakesTransaction):
             return None
 
@@ -241,7 +238,7 @@ class Requests:
                 _add_one(tx, added[0], changes[0])
             else:
                 rows = (as_json(added), as_json(changes), tx.now_ms)
-                ((self._seq,),) = tx.conn.execute(_ADD, rows).fetchall()
+                tx.conn.execute(_ADD, rows)
             for number in changed:
                 tx.touch(number)
         return results
