@@ -113,7 +113,7 @@ class Writer:
         self._entries.put(Told([Item(run, item) for item in items], done))
 
     def allow_at_once(self, run: Together, at_once: AtOnce) -> None:
-        """Have ``at_once`` tried first where a batch has nothing but items for ``run``.
+        """Have ``at_once`` tried first where a batch has several items, and all for ``run``.
 
         It is called outside a transaction, and writes with one statement, which commits itself.
         Where another process must be told, that takes a transaction.
@@ -188,6 +188,8 @@ class Writer:
 
     def _write_at_once(self, jobs: Sequence[Job | Item]) -> bool:
         """Write the jobs with one statement if they are made for that; return whether they are."""
+        if len(jobs) == 1:
+            return False
         run = jobs[0].run
         at_once = self._at_once.get(run)
         if at_once is None or self._broken is not None or any(job.run != run for job in jobs):

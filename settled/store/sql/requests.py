@@ -169,8 +169,6 @@ class Requests:
 
         Returns ``None`` if nothing was written, since it takes a transaction.
         """
-        if len(requests) == 1:
-            return None
         try:
             return self.queue(tx, requests)
         except (sqlite3.IntegrityError, _TakesTransaction):
