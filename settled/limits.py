@@ -79,7 +79,7 @@ SWITCH_INTERVAL_S: Final = 0.0001  # of Python's threads
 LOG_PAGES_MAX: Final = 3500
 ACCOUNTS_KEPT_MAX: Final = 10_000  # that the hot path remembers
 PAGES_KEPT_BYTES: Final = 16 * 1024 * 1024  # of the database, by who writes to it
-SETTLE_REST_S: Final = 0.5  # of an account between two payments; what comes meanwhile is netted
+SETTLE_REST_S: Final = 1.0  # of an account between two payments; what comes meanwhile is netted
 HOOKS_MAX: Final = 100
 EXPEDITE_EVERY_S: Final = 10
 

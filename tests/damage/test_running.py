@@ -20,6 +20,7 @@ import trio
 
 from settled.amounts import Quantity
 from settled.errors import ConfigError, StoreBroken
+from settled.store.names import Names
 from settled.store.sqlite import open_sqlite
 from tests.daemon_process import daemon_process, ended
 from tests.damage.books import IDLE_ENGINE, LOCK, LOG, NAME, run_daemon, start
@@ -104,6 +105,7 @@ def blind(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return stat(file, *arguments, **options)
 
     monkeypatch.setattr(os, "stat", look)
+    monkeypatch.setattr(Names, "_look", lambda _: ())  # nor does the directory tell
     return errors
 
 

@@ -118,17 +118,28 @@ def test_at_rest_only_the_directory_is_asked(
     assert looks == [str(files[0].parent)]
 
 
+@pytest.mark.parametrize(
+    ("part_ns", "passed_ns", "seen"),
+    [
+        (1, 20_000_000, True),
+        (1, 20_000_001, False),
+        (0, 20_000_001, True),
+        (0, 2_000_000_000, True),
+        (0, 2_000_000_001, False),
+    ],
+)
 def test_what_changed_just_now_may_change_again_unseen(
-    files: list[Path], later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+    files: list[Path], part_ns: int, passed_ns: int, seen: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within a tick of the kernel's clock two changes look like one."""
+    """Within a tick of the clock two changes look like one; whole seconds tell of long ticks."""
     watched = Names(map(str, files))
-    (before,) = watched._look()
-    later(1.9)
+    device, inode, changed_ns = watched._look()[0]
+    changed_ns = changed_ns // 1_000_000_000 * 1_000_000_000 + part_ns
+    monkeypatch.setattr(time, "time_ns", lambda: changed_ns + passed_ns)
+    monkeypatch.setattr(Names, "_look", lambda _: ((device, inode, changed_ns),))
     assert watched.first_gone() is None
     files[1].unlink()
-    monkeypatch.setattr(Names, "_look", lambda _: (before,))
-    assert watched.first_gone() == str(files[1])
+    assert watched.first_gone() == (str(files[1]) if seen else None)
 
 
 def test_a_file_system_that_tells_of_no_change_is_asked_every_second(
