@@ -65,9 +65,9 @@ class Hold:
     def remember(self, *, seq: int, suspect: bool | None = None) -> None:
         """Remember how far the journal has come. Call it only for what is committed and synced."""
         was = self.record
-        record = Record(was.pid, seq, was.suspect if suspect is None else suspect)
-        if record != was:
-            self.record = record
+        suspect = was.suspect if suspect is None else suspect
+        if seq != was.seq or suspect != was.suspect:
+            self.record = record = Record(was.pid, seq, suspect)
             # On a full disk it is not worth a failure: it only serves to notice a later loss.
             with suppress(OSError):
                 os.pwrite(self._descriptor, record.encoded(), 0)

@@ -59,7 +59,8 @@ class Writer:
         self._uptime = uptime
         self._nudge = nudge
         self._guard = guard
-        self._confirmed = False  # and the guard does not know how much
+        self._confirmed = False  # something is, of which the guard does not know
+        self._seq: int | None = None  # the number of its last entry, if that is at hand
         self._entries: queue.SimpleQueue[batches.Entry | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
         self._broken: StoreBroken | None = None
@@ -177,7 +178,7 @@ class Writer:
         if self._guard is not None and self._confirmed:
             self._confirmed = False
             with suppress(sqlite3.Error):  # the next commit meets it, too
-                self._guard.remember(last_seq(self._conn))
+                self._guard.remember(self._seq or last_seq(self._conn))
 
     def _commit(self, jobs: Sequence[Job | Item]) -> None:
         """Give each job its result: of the whole batch at once, else of each alone."""
@@ -188,10 +189,8 @@ class Writer:
 
     def _write_at_once(self, jobs: Sequence[Job | Item]) -> bool:
         """Write the jobs with one statement if they are made for that; return whether they are."""
-        if len(jobs) == 1:
-            return False
         run = jobs[0].run
-        at_once = self._at_once.get(run)
+        at_once = None if len(jobs) == 1 else self._at_once.get(run)
         if at_once is None or self._broken is not None or any(job.run != run for job in jobs):
             return False
         try:
@@ -225,15 +224,16 @@ class Writer:
             self._fail(jobs, error)
             return True
         try:
-            batches.run_all(self._tx(), jobs)
+            tx = self._tx()
+            batches.run_all(tx, jobs)
         except Exception as error:
             self._roll_back()
             if alone:
                 self._fail(jobs, error)
             return alone
-        return self._sync(jobs, alone=alone)
+        return self._sync(jobs, tx.seq if len(jobs) == 1 else None, alone=alone)
 
-    def _sync(self, jobs: Sequence[Job | Item], *, alone: bool) -> bool:
+    def _sync(self, jobs: Sequence[Job | Item], seq: int | None, *, alone: bool) -> bool:
         try:
             self._conn.execute("COMMIT")
         except sqlite3.Error as error:
@@ -242,7 +242,7 @@ class Writer:
             if alone:
                 self._fail(jobs, error)
             return alone
-        self._confirm(jobs)
+        self._confirm(jobs, seq)
         return True
 
     def _failed_to_commit(self, jobs: Sequence[Job | Item], error: sqlite3.Error) -> bool:
@@ -254,7 +254,7 @@ class Writer:
         self._fail(jobs, error)
         return True
 
-    def _confirm(self, jobs: Sequence[Job | Item]) -> None:
+    def _confirm(self, jobs: Sequence[Job | Item], seq: int | None = None) -> None:
         """See to it that what was committed is where it must be."""
         try:
             if self._guard is not None:
@@ -263,7 +263,7 @@ class Writer:
             self.stop(error)
             self._fail(jobs, error)
         else:
-            self._confirmed = True
+            self._confirmed, self._seq = True, seq
 
     def _give_up(self, jobs: Sequence[Job | Item], error: BaseException) -> None:
         """Break the store: the thread goes on only to say so."""

@@ -77,10 +77,12 @@ async def test_the_answer_comes_after_the_commit(
     order = []
     sync = writer_module.Writer._sync
 
-    def slow_sync(writer: writer_module.Writer, jobs: Sequence[Any], *, alone: bool) -> bool:
+    def slow_sync(
+        writer: writer_module.Writer, jobs: Sequence[Any], seq: int | None, *, alone: bool
+    ) -> bool:
         time.sleep(0.2)
         order.append("committed")
-        return sync(writer, jobs, alone=alone)
+        return sync(writer, jobs, seq, alone=alone)
 
     async with open_sqlite(tmp_path / "s.db", exclusive=True, create=True) as store:
         await store.open_account("alice", setup=False)

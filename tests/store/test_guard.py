@@ -13,11 +13,12 @@ import pytest
 import trio
 
 from settled.amounts import Quantity
-from settled.errors import ConfigError, SettledError, StoreBroken, StoreFull
+from settled.errors import AccountNotFound, ConfigError, SettledError, StoreBroken, StoreFull
 from settled.store import copies, file, lock, soundness
 from settled.store.guard import HELD, Guard
 from settled.store.sql import reads
 from settled.store.sqlite import open_sqlite
+from tests.store.test_remembered import wrapped
 
 GONE = "was deleted, renamed or replaced"
 
@@ -230,6 +231,29 @@ async def test_what_is_not_confirmed_is_not_remembered(made: Path) -> None:
             made.rename(made.with_name("elsewhere"))
             await store.queue_settlement("alice", Quantity("1", 0), "key")
     assert lock.remembered(made).seq == 1
+
+
+async def test_what_is_rolled_back_is_not_remembered(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next start would miss what was never acknowledged, and refuse the database."""
+    one = Quantity("1", 0)
+    async with open_sqlite(made, exclusive=True) as store:
+        await store.queue_settlement("alice", one, "before")
+        conn = wrapped(store, monkeypatch)
+
+        def fail(sql: str) -> None:
+            if sql == "COMMIT":
+                conn.conn.execute("ROLLBACK")
+                raise error(sqlite3.SQLITE_FULL)
+
+        conn.fail = fail
+        with pytest.raises(StoreFull):
+            await store.queue_settlement("alice", one, "key")
+        conn.fail = lambda _: None
+        with pytest.raises(AccountNotFound):
+            await store.queue_settlement("nobody", one, "key")
+    assert lock.remembered(made).seq == 2
 
 
 def suspected(path: Path) -> None:

@@ -28,14 +28,19 @@ _MOVE: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tx:
-    """An open transaction: its connection, its instant, and whether a daemon must be told of it."""
+    """An open transaction: its connection, its instant, and whether a daemon must be told of it.
+
+    Attributes:
+        seq: the number of the journal's last entry, where whoever wrote it happens to know it.
+    """
 
     conn: Connection
     now_ms: int
     uptime: Uptime
     nudge: bool = False
+    seq: int | None = None
 
     def touch(self, account: int) -> None:
         """Tell the daemon, if another process holds it, to look at this account."""

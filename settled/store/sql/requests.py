@@ -247,7 +247,8 @@ def _add_one(tx: Tx, added: _Added, change: Sequence[object]) -> None:
     if not tx.conn.execute(_SAVE, change).rowcount:
         tx.conn.execute(_TAKE_KEY_BACK, (key,))
         raise sqlite3.IntegrityError("an account is not as remembered")
-    tx.conn.execute(_ADD_ENTRY, (tx.now_ms, added.account, added.value, added.key))
+    entry = (tx.now_ms, added.account, added.value, added.key)
+    tx.seq = tx.conn.execute(_ADD_ENTRY, entry).lastrowid
 
 
 def is_requested(conn: sqlite3.Connection, account_id: str, key: str) -> bool:
