@@ -102,20 +102,18 @@ class Kept:
 
     def take_at_once(self) -> trio.SocketStream | None:
         """Like ``take``, without waiting; a connection with TLS must be waited for."""
-        while self._has_rested() and self._resting[0].fd >= 0:
-            self._look_if_due()
+        while self._resting and self._resting[0].fd >= 0:
+            now_s, rested_s = trio.current_time(), self._resting[0].since_s + self._rest_s()
+            if now_s < rested_s:
+                break
+            # To ask the kernel for each would cost as much as a third of the sending.
+            if self._looked_s < max(rested_s, now_s - _MOMENT_S):
+                self._look()
             resting = self._resting.popleft()
             if not resting.over:
                 del self._by_fd[resting.fd]
                 return _tcp(resting.stream)
         return None
-
-    def _look_if_due(self) -> None:
-        """See to it that the oldest was silent until a moment ago, its rest over by then."""
-        # To ask the kernel for each would cost as much as a third of the sending.
-        rested_s = self._resting[0].since_s + self._rest_s()
-        if self._looked_s < max(rested_s, trio.current_time() - _MOMENT_S):
-            self._look()
 
     def _look(self) -> None:
         """Close the connections on which something has come, the end included."""
