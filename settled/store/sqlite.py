@@ -142,7 +142,7 @@ class SqliteStore(SqliteIncoming):
         return await self._writer.write(lambda tx: accounts.close_account(tx, account_id))
 
     async def account(self, account_id: str) -> Account:
-        return await self._read(lambda conn: reads.account(conn, account_id))
+        return await self._read_together(lambda conn: reads.account(conn, account_id))
 
     async def accounts(
         self,

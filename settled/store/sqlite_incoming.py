@@ -32,6 +32,9 @@ class SqliteIncoming:
     def _read(self, read: Callable[[Connection], _T]) -> Pending[_T]:
         return self._readers.read(read)
 
+    def _read_together(self, read: Callable[[Connection], _T]) -> Pending[_T]:
+        return self._readers.read_together(read)
+
     async def add_credit(self, change: AddCredit, *, hand_out: bool = False) -> Credit | None:
         new = NewCredit(change, hand_out)
         return await self._writer.write_together(self._credits.add, new)

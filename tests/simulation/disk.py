@@ -238,6 +238,8 @@ class SimulatedStore(SqliteStore):
         self._disk.check_alive()
         return read(self.reader)
 
+    _read_together = _read
+
     async def space(self) -> Space:
         await trio.lowlevel.checkpoint()
         return self._disk.space()
