@@ -77,7 +77,7 @@ def to_text(value: Decimal) -> str:
         ('1.5', '2000', '0')
     """
     text = str(value)
-    if "E" in text:
+    if "E" in text or "e" in text:  # as the context of the thread has it
         text = format(value, "f")
     if "." in text:
         text = text.rstrip("0").rstrip(".")

@@ -20,7 +20,7 @@ import trio
 
 from settled import limits
 from settled.answers import ordinary
-from settled.exchange import RECEIVE_BYTES, Exchange, answer_to
+from settled.exchange import RECEIVE_BYTES, TWO_ANSWERS, BrokenOff, Exchange, answer_to
 from settled.kept import Kept, close
 
 Told = Callable[[int | Exception], None]
@@ -107,7 +107,9 @@ class Courier:
     def _read(self) -> None:
         for fd, _ in self._epoll.poll(0, limits.ROUND_MAX):
             sent = self._under_way.get(fd)
-            if sent is not None:
+            if sent is None:
+                self._kept.heard(fd)
+            else:
                 self._read_answer(sent)
 
     def _read_answer(self, sent: _Sent) -> None:
@@ -122,6 +124,8 @@ class Courier:
         if answer is None or len(answer.body) < answer.length:
             del self._under_way[sent.fd]
             self._nursery.start_soon(self._go_on, sent, received)
+        elif len(answer.body) > answer.length:
+            self._end(sent, BrokenOff(TWO_ANSWERS))
         elif not answer.is_last:
             self._end(sent, answer.status)
         else:
@@ -137,7 +141,7 @@ class Courier:
 
     async def _go_on(self, sent: _Sent, received: bytes | None) -> None:
         """Send the rest of a request, or understand what is not ordinary."""
-        exchange = Exchange(sent.stream, limits.CONNECTOR_REPLY_BYTES_MAX, self._kept)
+        exchange = Exchange(sent.stream, limits.CONNECTOR_REPLY_BYTES_MAX, self._kept, again=True)
         answer: int | Exception
         try:
             answer, _ = await answer_to(exchange.send(sent.rest, received), sent.due_s)

@@ -20,6 +20,8 @@ from settled.text import describe_error, one_line
 
 RECEIVE_BYTES: Final = 16 * 1024
 
+TWO_ANSWERS: Final = "more came than one answer, so which is to this request cannot be told"
+
 # All that h11 must know of ours to understand an answer.
 _REQUEST: Final = h11.Request(method="POST", target="/", headers=[("Host", "any")])
 
@@ -39,9 +41,18 @@ class Exchange:
         stream: the connection.
         body_bytes_max: how much of the answer's body may be read.
         kept: where a connection goes that may carry another request.
+        again: it has carried a request before, to which a second answer may have come late.
     """
 
-    def __init__(self, stream: trio.abc.Stream, body_bytes_max: int, kept: Kept | None) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        body_bytes_max: int,
+        kept: Kept | None,
+        *,
+        again: bool = False,
+    ) -> None:
+        self._again = again
         self._stream = stream
         self._body_bytes_max = body_bytes_max
         self._kept = kept
@@ -84,6 +95,8 @@ class Exchange:
         self._ended = not received
         self._answer = ordinary(received)
         if self._answer is not None:
+            if self._again and len(self._answer.body) > self._answer.length:
+                raise BrokenOff(TWO_ANSWERS)
             self.status = self._answer.status
             return
         self._http = h11.Connection(h11.CLIENT, limits.HEADERS_BYTES_MAX)

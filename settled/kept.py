@@ -7,14 +7,16 @@ used again, those that have rested longest first; and anything that comes meanwh
 millisecond, the end of it included, is the end of it. The fewer rest, the longer: a quarter of a
 second at little load, less only where hundreds are sent a second, a hundredth where thousands are.
 
-What remains is a second answer of success that comes after so long, and after the next request was
-sent. No HTTP server sends one: it would have to answer one request twice. Every other client that
-keeps connections trusts it in this, too, most of them without any rest.
+What remains is a second answer of success that comes after so long, alone, and after the next
+request was sent; of two that come together none is taken. No HTTP server sends one: it would have
+to answer one request twice. Every other client that keeps connections trusts it in this, too, most
+of them without any rest.
 """
 
 import math
 import select
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -23,6 +25,7 @@ import trio
 from settled import limits
 
 _MOMENT_S: Final = 0.001
+_ALL: Final = 65536  # more than may be open
 
 
 class _Resting:
@@ -30,16 +33,14 @@ class _Resting:
 
     Attributes:
         fd: its descriptor; -1 with TLS, where more may have come than the kernel knows of.
-        over: something came on it, and it is closed.
     """
 
-    __slots__ = ("fd", "over", "since_s", "stream")
+    __slots__ = ("fd", "since_s", "stream")
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
         self.fd = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
         self.since_s = trio.current_time()
-        self.over = False
 
 
 class Kept:
@@ -92,7 +93,7 @@ class Kept:
         """Return a connection that has rested and was silent all the time, if there is one."""
         while self._has_rested():
             stream: trio.abc.Stream | None = self.take_at_once()
-            if stream is None and self._has_rested():
+            if stream is None and self._has_rested() and self._resting[0].fd < 0:
                 stream = self._resting.popleft().stream
                 if not await _is_silent(stream):
                     close(stream)
@@ -109,22 +110,32 @@ class Kept:
             # To ask the kernel for each would cost as much as a third of the sending.
             if self._looked_s < max(rested_s, now_s - _MOMENT_S):
                 self._look()
+                continue
             resting = self._resting.popleft()
-            if not resting.over:
-                del self._by_fd[resting.fd]
-                return _tcp(resting.stream)
+            del self._by_fd[resting.fd]
+            return _tcp(resting.stream)
         return None
+
+    def heard(self, fd: int) -> None:
+        """Close the connection that rests under this descriptor, if something has come on it."""
+        self._close_heard([fd])
 
     def _look(self) -> None:
         """Close the connections on which something has come, the end included."""
         self._looked_s = trio.current_time()
-        for fd, _ in self._epoll.poll(0):
+        self._close_heard([fd for fd, _ in self._epoll.poll(0, _ALL)])
+
+    def _close_heard(self, fds: Sequence[int]) -> None:
+        over: set[_Resting] = set()
+        for fd in fds:
             resting = self._by_fd.get(fd)
-            # What it says may be of a connection that a child process has still open.
+            # It may be said of a connection that is closed, and that a child process has open.
             if resting is not None and not _has_nothing(resting.stream):
                 del self._by_fd[fd]
-                resting.over = True
                 close(resting.stream)
+                over.add(resting)
+        if over:
+            self._resting = deque(resting for resting in self._resting if resting not in over)
 
     def _has_rested(self) -> bool:
         if not self._resting:
@@ -139,9 +150,8 @@ class Kept:
         """Close those that have rested since then, or longer."""
         while self._resting and self._resting[0].since_s <= since_s:
             resting = self._resting.popleft()
-            if not resting.over:
-                self._by_fd.pop(resting.fd, None)
-                close(resting.stream)
+            self._by_fd.pop(resting.fd, None)
+            close(resting.stream)
 
 
 async def _is_silent(stream: trio.abc.Stream) -> bool:

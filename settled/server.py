@@ -87,11 +87,13 @@ class Server:
         try:
             request = self.request(path, body, headers, keep=repeatable)
             stream = await self.kept.take() if repeatable else None
+            again = stream is not None
             if stream is None:
                 stream = await self._connect()
         except Exception as error:
             raise NotReached(reason(error)) from error
-        exchange = Exchange(stream, body_bytes_max, self.kept if repeatable else None)
+        kept = self.kept if repeatable else None
+        exchange = Exchange(stream, body_bytes_max, kept, again=again)
         return await exchange.send(request)
 
     def request(self, path: str, body: bytes, headers: str, *, keep: bool) -> bytes:

@@ -1,7 +1,7 @@
 """Amounts and ids: one text for each value, and exactly where the limits are."""
 
 import doctest
-from decimal import Decimal
+from decimal import Decimal, localcontext
 
 import pytest
 from hypothesis import example, given
@@ -164,3 +164,15 @@ def test_a_key_and_a_settlement_id_may_have_spaces_within() -> None:
     for bad in (".", "..", "a b", "a:b", "a/b"):
         with pytest.raises(InvalidId):
             ids.check_account_id(bad)
+
+
+@pytest.mark.parametrize("text", ["1E-9", "1.50E-10", "2E+30", "0E-9", "-1.5E-8"])
+def test_the_text_does_not_depend_on_the_context_of_others(text: str) -> None:
+    """A library may have exponents written small in all the process."""
+    value = Decimal(text)
+    expected = to_text(value)
+    assert "e" not in expected.lower()
+    with localcontext() as context:
+        context.capitals = 0
+        context.prec = 3
+        assert to_text(value) == expected

@@ -138,3 +138,8 @@ def give(items: Sequence[Job | Item], results: Sequence[Any]) -> None:
     for item, result in zip(items, results, strict=True):
         refused = isinstance(result, SettledError)
         item.result = outcome.Error(result) if refused else outcome.Value(result)
+
+
+def not_cancelled(_: object) -> trio.lowlevel.Abort:
+    """Let no task that waits for its result be woken before."""
+    return trio.lowlevel.Abort.FAILED

@@ -12,6 +12,7 @@ copy, or its log is gone or torn.
 
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -58,19 +59,22 @@ class Hold:
 
     def __init__(self, descriptor: int, record: Record) -> None:
         self._descriptor = descriptor
+        self._lock = threading.Lock()
         self.record = replace(record, pid=os.getpid())
         os.pwrite(descriptor, self.record.encoded(), 0)
         os.ftruncate(descriptor, _RECORD_CHARS)
 
-    def remember(self, *, seq: int, suspect: bool | None = None) -> None:
+    def remember(self, *, seq: int | None = None, suspect: bool | None = None) -> None:
         """Remember how far the journal has come. Call it only for what is committed and synced."""
-        was = self.record
-        suspect = was.suspect if suspect is None else suspect
-        if seq != was.seq or suspect != was.suspect:
-            self.record = record = Record(was.pid, seq, suspect)
-            # On a full disk it is not worth a failure: it only serves to notice a later loss.
-            with suppress(OSError):
-                os.pwrite(self._descriptor, record.encoded(), 0)
+        with self._lock:
+            was = self.record
+            seq = (was.seq or 0) if seq is None else seq
+            suspect = was.suspect if suspect is None else suspect
+            if seq != was.seq or suspect != was.suspect:
+                self.record = record = Record(was.pid, seq, suspect)
+                # On a full disk it is not worth a failure: it only serves to notice a later loss.
+                with suppress(OSError):
+                    os.pwrite(self._descriptor, record.encoded(), 0)
 
     def start_over(self, path: Path, seq: int) -> None:
         """Remember ``seq``, durably, of another database that was put in the place of the former.
@@ -97,7 +101,7 @@ class Hold:
 
     def suspect(self) -> None:
         """Remember that the database was found damaged."""
-        self.remember(seq=self.record.seq or 0, suspect=True)
+        self.remember(suspect=True)
 
 
 def lock_path(path: Path) -> Path:

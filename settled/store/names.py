@@ -7,6 +7,7 @@ to change its directory, of which the kernel keeps the time of the last change (
 """
 
 import os
+import sys
 import time
 from collections.abc import Iterable
 from typing import Final
@@ -17,6 +18,8 @@ _State = tuple[tuple[int, int, int], ...]
 # What changes twice in a tick of the kernel's clock shows once; some file systems keep two seconds.
 _TICK_NS: Final = 20_000_000
 _COARSE_TICK_NS: Final = 2_000_000_000
+# Python has no name for Linux's CLOCK_REALTIME_COARSE.
+_FILE_CLOCK: Final = 5 if sys.platform == "linux" else time.CLOCK_REALTIME
 # Not every file system keeps to POSIX, and what is mounted over a file changes no directory.
 _ASK_EVERY_S: Final = 1.0
 
@@ -38,8 +41,6 @@ class Names:
     def __init__(self, names: Iterable[str]) -> None:
         self._files: Final = {name: _identity(name) for name in names}
         self._directories = sorted({os.path.dirname(name) for name in self._files})
-        # Where a link leads to is decided elsewhere.
-        self._by_directory = not any(map(os.path.islink, self._files))
         self._state: _State | None = None  # of the directories, when every name was right
         self._ask_at_s = 0.0
 
@@ -52,14 +53,16 @@ class Names:
         now_s = time.monotonic()
         if now_s < self._ask_at_s and self._look() == self._state:
             return None
-        # What changes from here on changes this too, unless both are in one tick.
+        # What changes from here on changes the directories too, unless both are in one tick.
+        now_ns = _file_time_ns()
         state = self._look()
         last_ns = max((changed_ns for _, _, changed_ns in state), default=0)
         for name, identity in self._files.items():
             if _identity(name) != identity:
                 return name
         tick_ns = _TICK_NS if last_ns % 1_000_000_000 else _COARSE_TICK_NS
-        if self._by_directory and state and last_ns + tick_ns < time.time_ns():
+        # Where a link leads to is decided elsewhere.
+        if state and last_ns + tick_ns < now_ns and not any(map(os.path.islink, self._files)):
             self._state, self._ask_at_s = state, now_s + _ASK_EVERY_S
         else:
             self._ask_at_s = 0.0
@@ -80,6 +83,11 @@ class Names:
         except OSError:
             return ()
         return tuple((status.st_dev, status.st_ino, status.st_ctime_ns) for status in found)
+
+
+def _file_time_ns() -> int:
+    """Return the time by which files are stamped now, which may lag behind all other clocks."""
+    return time.clock_gettime_ns(_FILE_CLOCK)
 
 
 def _identity(name: str) -> _Identity | None:

@@ -10,7 +10,6 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import outcome
@@ -131,7 +130,7 @@ class Writer:
         self.check()
         entry.task = trio.lowlevel.current_task()
         self._entries.put(entry)
-        return await trio.lowlevel.wait_task_rescheduled(_not_cancelled)
+        return await trio.lowlevel.wait_task_rescheduled(batches.not_cancelled)
 
     def check(self) -> None:
         """Raise what makes every further write impossible, if anything does."""
@@ -177,8 +176,12 @@ class Writer:
     def _tell_guard(self) -> None:
         if self._guard is not None and self._confirmed:
             self._confirmed = False
-            with suppress(sqlite3.Error):  # the next commit meets it, too
+            try:
                 self._guard.remember(self._seq or last_seq(self._conn))
+            except sqlite3.Error:
+                pass  # the next commit meets it, too
+            except BaseException as error:  # the thread goes on, so that all hear of it
+                self._give_up([], error)
 
     def _commit(self, jobs: Sequence[Job | Item]) -> None:
         """Give each job its result: of the whole batch at once, else of each alone."""
@@ -294,7 +297,3 @@ class Writer:
         if verdict is not error and isinstance(verdict, StoreBroken):
             self._broken = verdict
         return verdict
-
-
-def _not_cancelled(_: object) -> trio.lowlevel.Abort:
-    return trio.lowlevel.Abort.FAILED

@@ -338,6 +338,10 @@ async def test_a_credit_that_cannot_be_sent_is_left_to_who_says_why(at_once: Non
         assert isinstance(await connector.deliver(CREDIT), Delivered)
 
 
+# More than one answer: the first may be a late one to the request before.
+TOO_MUCH = ("two answers", "a false length")
+
+
 @pytest.mark.parametrize("name", FAULTS)
 async def test_what_an_answer_means_is_the_same_on_a_connection_that_was_kept(
     name: str, at_once: None, monkeypatch: pytest.MonkeyPatch
@@ -355,7 +359,8 @@ async def test_what_an_answer_means_is_the_same_on_a_connection_that_was_kept(
 
     async with serving(handle) as url, keeping(url) as connector:
         assert isinstance(await connector.deliver(CREDIT), Delivered)
-        assert isinstance(await connector.deliver(CREDIT), FAULTS[name].outcome)
+        outcome = Ambiguous if name in TOO_MUCH else FAULTS[name].outcome
+        assert isinstance(await connector.deliver(CREDIT), outcome)
     assert connections == 1
 
 

@@ -13,6 +13,8 @@ import trio
 from settled import kept as kept_module
 from settled import limits
 from settled.connector import Connector
+from settled.courier import Courier
+from settled.exchange import BrokenOff, Exchange
 from settled.kept import Kept
 from settled.store.records import Ambiguous, Delivered, DeliveryOutcome
 from tests.neighbours.servers import read_request, serving
@@ -57,6 +59,7 @@ async def test_what_comes_late_ends_one_that_has_been_used_at_once(
         for _ in range(uses + 1):
             await read_request(stream)
             await stream.send_all(OK)
+        await trio.sleep(0.02)
         if late:
             await stream.send_all(late)
             await trio.sleep_forever()
@@ -65,7 +68,7 @@ async def test_what_comes_late_ends_one_that_has_been_used_at_once(
         assert isinstance(await connector.deliver(CREDIT), Delivered)
         for _ in range(uses):
             assert isinstance(await delivered(connector), Delivered)
-        await trio.sleep(0.05)
+        await trio.sleep(0.1)
         assert not connector.deliver_at_once(CREDIT, lambda _: None), "there is none any more"
         server._answers = OOPS
         assert isinstance(await connector.deliver(CREDIT), Ambiguous)
@@ -244,3 +247,88 @@ async def test_a_descriptor_that_is_used_again_is_another_connection(
         other.close()
         another.close()
     assert second.socket.fileno() < 0
+
+
+REFUSED = b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"
+
+
+@asynccontextmanager
+async def carrying(count: int) -> AsyncIterator[tuple[Kept, Courier, dict[Any, socket.socket]]]:
+    """Keep connections that have rested after a request, with their other ends."""
+    kept = Kept()
+    courier = Courier(kept)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(kept.run)
+        nursery.start_soon(courier.run)
+        await trio.testing.wait_all_tasks_blocked()
+        others = dict(pair() for _ in range(count))
+        for stream in others:
+            kept.put(stream)
+        await trio.sleep(limits.CONNECTION_REST_MAX_S)
+        told: list[int | Exception] = []
+        assert all(courier.send(lambda: b"x", told.append) for _ in others)
+        for other in others.values():
+            other.send(OK)
+        while len(told) < count:  # noqa: ASYNC110 - nobody tells
+            await trio.sleep(0.001)
+        await trio.sleep(limits.CONNECTION_REST_MAX_S)
+        yield kept, courier, others
+        nursery.cancel_scope.cancel()
+    for other in others.values():
+        other.close()
+
+
+@pytest.mark.parametrize("late", [OK, b"x", b""], ids=["an answer", "a byte", "a half end"])
+async def test_what_the_courier_hears_of_one_that_rests_ends_it_however_lately_it_was_looked_at(
+    late: bytes,
+) -> None:
+    async with carrying(2) as (kept, courier, others):
+        oldest, next_one = [resting.stream for resting in kept._resting]
+        assert courier.send(lambda: b"x", lambda _: None)
+        assert kept._resting[0].stream is next_one, "it was silent at this look"
+        if late:
+            others[next_one].send(late)
+        else:
+            others[next_one].shutdown(socket.SHUT_WR)
+        for _ in range(4):
+            await trio.lowlevel.checkpoint()
+        kept._looked_s = trio.current_time()  # however slow the machine is
+        assert not courier.send(lambda: b"y", lambda _: None)
+        assert isinstance(next_one, trio.SocketStream)
+        assert isinstance(oldest, trio.SocketStream)
+        assert next_one.socket.fileno() < 0 <= oldest.socket.fileno()
+
+
+@pytest.mark.parametrize("way", ["at once", "by a task"])
+async def test_of_two_answers_that_come_together_none_is_taken(way: str) -> None:
+    """The first is a late one to the request before; nothing tells which is ours."""
+    async with carrying(1) as (kept, courier, others):
+        (stream,) = others
+        told: list[int | Exception] = []
+        if way == "at once":
+            assert courier.send(lambda: b"y", told.append)
+            others[stream].send(OK + REFUSED)
+            while not told:  # noqa: ASYNC110 - nobody tells
+                await trio.sleep(0.001)
+            (answer,) = told
+            assert isinstance(answer, BrokenOff)
+            assert "more came than one answer" in str(answer)
+        else:
+            assert await kept.take() is stream
+            assert isinstance(stream, trio.SocketStream)
+            others[stream].send(OK + REFUSED)
+            with pytest.raises(BrokenOff, match="more came than one answer"):
+                await Exchange(stream, 1000, kept, again=True).send(b"y")
+        assert stream.socket.fileno() < 0
+
+
+async def test_what_follows_the_first_answer_of_a_connection_makes_it_no_less_one(
+    at_once: None,
+) -> None:
+    async def handle(stream: trio.SocketStream) -> None:
+        await read_request(stream)
+        await stream.send_all(OK + b"\r\n")
+
+    async with serving(handle) as url, keeping(url) as connector:
+        assert isinstance(await connector.deliver(CREDIT), Delivered)
+        assert isinstance(await connector.deliver(CREDIT), Delivered)

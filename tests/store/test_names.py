@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from settled.store import names
 from settled.store.names import Names
 
 
@@ -37,12 +38,12 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Let time pass."""
-    wall_ns, steady_s, passed_s = time.time_ns, time.monotonic, [0.0]
+    file_ns, steady_s, passed_s = names._file_time_ns, time.monotonic, [0.0]
 
     def wait(delay_s: float) -> None:
         passed_s[0] += delay_s
 
-    monkeypatch.setattr(time, "time_ns", lambda: wall_ns() + int(passed_s[0] * 1e9))
+    monkeypatch.setattr(names, "_file_time_ns", lambda: file_ns() + int(passed_s[0] * 1e9))
     monkeypatch.setattr(time, "monotonic", lambda: steady_s() + passed_s[0])
     return wait
 
@@ -135,7 +136,7 @@ def test_what_changed_just_now_may_change_again_unseen(
     watched = Names(map(str, files))
     device, inode, changed_ns = watched._look()[0]
     changed_ns = changed_ns // 1_000_000_000 * 1_000_000_000 + part_ns
-    monkeypatch.setattr(time, "time_ns", lambda: changed_ns + passed_ns)
+    monkeypatch.setattr(names, "_file_time_ns", lambda: changed_ns + passed_ns)
     monkeypatch.setattr(Names, "_look", lambda _: ((device, inode, changed_ns),))
     assert watched.first_gone() is None
     files[1].unlink()
@@ -182,3 +183,50 @@ def test_a_directory_that_cannot_be_asked_leaves_it_to_the_files(
         assert watched.first_gone() is None
     files[0].unlink()
     assert watched.first_gone() == str(files[0])
+
+
+def test_a_link_that_is_put_in_place_later_is_followed_each_time(
+    files: list[Path], later: Callable[[float], None], tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.hardlink_to(files[0])
+    watched = Names(map(str, files))
+    later(10)
+    assert watched.first_gone() is None
+    link = tmp_path / "link"
+    link.symlink_to(elsewhere)
+    link.rename(files[0])
+    for _ in range(3):
+        later(10)
+        assert watched.first_gone() is None, "it is the same file"
+    elsewhere.unlink()
+    assert watched.first_gone() == str(files[0])
+
+
+def test_a_look_that_takes_long_trusts_no_directory_that_changed_before_it(
+    files: list[Path], later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file may go in the tick of the look, and the thread be held up after it was asked for."""
+    watched = Names(map(str, files))
+    (before,) = watched._look()
+    identity = names._identity
+
+    def slowly(name: str) -> tuple[int, int] | None:
+        found = identity(name)
+        later(0.03)
+        return found
+
+    with monkeypatch.context() as slow:
+        slow.setattr(names, "_identity", slowly)
+        slow.setattr(Names, "_look", lambda _: ((*before[:2], names._file_time_ns()),))
+        assert watched.first_gone() is None
+        changed = watched._state
+    assert changed is None
+
+
+def test_the_clock_of_files_never_runs_ahead(tmp_path: Path) -> None:
+    for n in range(200):
+        before_ns = names._file_time_ns()
+        file = tmp_path / str(n)
+        file.touch()
+        assert file.stat().st_ctime_ns >= before_ns

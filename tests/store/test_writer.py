@@ -125,3 +125,21 @@ def _open(tx: Tx, name: str) -> None:
     tx.conn.execute(
         "INSERT INTO accounts (id, retry_ms, opened_ms) VALUES (?, 0, ?)", (name, tx.now_ms)
     )
+
+
+async def test_whatever_the_remembering_meets_the_next_write_hears_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread must not end in silence: every write would wait for ever."""
+
+    def fail(_seq: int) -> None:
+        raise MemoryError
+
+    async with open_sqlite(tmp_path / "s.db", exclusive=True, create=True) as store:
+        await store.open_account("alice", setup=False)
+        monkeypatch.setattr(store._writer._guard, "remember", fail)
+        await store.queue_settlement("alice", Quantity("1", 0), "k")
+        store._writer._thread.join(0.2)
+        assert store._writer._thread.is_alive()
+        with pytest.raises(StoreBroken, match="MemoryError"):
+            await store.queue_settlement("alice", Quantity("1", 0), "k2")
