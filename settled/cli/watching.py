@@ -4,6 +4,7 @@ import math
 import shutil
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -132,7 +133,7 @@ class _Progress:
             if amount:
                 line += f", {name} {to_text(amount)}"
         if account.waiting:
-            line += f" ({account.waiting})"
+            line += f" ({account.waiting}{_next_try(account)})"
         if account.settled < target and holder_pid(self._db) is None:
             line += f"; no daemon runs on {self._db}: start `settled run`"
         columns = shutil.get_terminal_size().columns - 1 if self._on_terminal else _LINE_CHARS
@@ -149,3 +150,10 @@ class _Progress:
         """Leave the terminal's line as it is, and go to the next."""
         if self._on_terminal and self._shown:
             click.echo(err=True)
+
+
+def _next_try(account: Account) -> str:
+    if not account.retry_ms:
+        return ""
+    at = datetime.fromtimestamp(account.retry_ms // 1000, UTC)
+    return f"; tried again at {at:%H:%M:%S} UTC, or now by `settled accounts retry {account.id}`"

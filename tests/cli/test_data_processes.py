@@ -16,7 +16,7 @@ import trio
 
 from settled.amounts import Quantity
 from settled.store.protocol import Store
-from settled.store.records import Parked, Settled, Unknown
+from settled.store.records import NotSent, Parked, Settled, Unknown
 from settled.store.sqlite import open_sqlite
 
 SETTLED = (sys.executable, "-m", "settled")
@@ -110,6 +110,21 @@ async def test_waiting_shows_each_change_and_ends_when_all_is_settled(
     assert wait.told.startswith("Key: ")
     assert wait.told.endswith("alice: settled 10 of 10\n")
     assert "no daemon" not in wait.told
+
+
+async def test_waiting_says_when_it_is_tried_again_and_how_that_is_sooner(
+    db: Path, store: Store
+) -> None:
+    async with waiting(db) as wait:
+        await wait.tells("alice: settled 0 of 10, queued 10\n")
+        await begin(store, "s-1")
+        await store.record_outcome("s-1", NotSent("the till is locked", 3_600_000))
+        await wait.tells("alice: settled 0 of 10, queued 10 (the till is locked; tried again at ")
+        await wait.tells(" UTC, or now by `settled accounts retry alice`)\n")
+        await store.retry_settlement("alice")
+        await begin(store, "s-2")
+        await store.record_outcome("s-2", Settled(Decimal(10)))
+        assert await wait.ends() == (0, "settled")
 
 
 async def test_waiting_fails_when_the_outcome_is_parked(db: Path, store: Store) -> None:
