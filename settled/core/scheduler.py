@@ -33,7 +33,7 @@ class Agenda:
         self._heap: list[tuple[float, int]] = []
         self._running: set[int] = set()
         self._woken: set[int] = set()  # while running
-        self._rests: dict[int, float] = {}  # account -> trio time
+        self._rested_s: dict[int, float] = {}  # account -> trio time
         self._rests_in_turn: deque[int] = deque()
         self._changed = trio.Event()
         self.draining = trio.Event()
@@ -47,14 +47,14 @@ class Agenda:
 
     def rest_until(self, account: int, at: float) -> None:
         """Have the account worked on no more before this trio time, soon, whoever wakes it."""
-        while self._rests_in_turn and self._rests[self._rests_in_turn[0]] <= trio.current_time():
-            del self._rests[self._rests_in_turn.popleft()]
-        if account not in self._rests:
+        while self._rests_in_turn and self._rested_s[self._rests_in_turn[0]] <= trio.current_time():
+            del self._rested_s[self._rests_in_turn.popleft()]
+        if account not in self._rested_s:
             self._rests_in_turn.append(account)
-        self._rests[account] = at
+        self._rested_s[account] = at
 
     def _schedule(self, account: int, at: float) -> None:
-        at = max(at, self._rests.get(account, at))
+        at = max(at, self._rested_s.get(account, at))
         if at < self._due.get(account, math.inf):
             self._due[account] = at
             heapq.heappush(self._heap, (at, account))

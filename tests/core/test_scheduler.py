@@ -52,6 +52,32 @@ async def test_an_account_is_worked_on_when_it_asked_for_it(autojump_clock: Mock
     assert worker.times_s() == [0, 0.5, 0.5, 2.5]
 
 
+async def test_an_account_that_rests_is_worked_on_when_that_is_over(
+    autojump_clock: MockClock,
+) -> None:
+    worker = Worker()
+    async with scheduling(worker) as scheduler:
+        scheduler.rest_until(1, trio.current_time() + 1)
+        scheduler.wake(1)
+        scheduler.wake(2)
+        await trio.sleep(0.5)
+        scheduler.wake(1)
+        await trio.sleep(5)
+        assert worker.times_s(1) == [1]
+        assert worker.times_s(2) == [0]
+        for account in range(10, 20):
+            scheduler.rest_until(account, trio.current_time() + 1)
+        scheduler.rest_until(10, trio.current_time() + 2)
+        await trio.sleep(1.5)
+        scheduler.wake(10)
+        scheduler.wake(11)
+        await trio.sleep(5)
+        assert worker.times_s(10) == [7.5]
+        assert worker.times_s(11) == [7]
+        scheduler.rest_until(1, trio.current_time() + 1)
+        assert list(scheduler._rested_s) == [1], "what is over is forgotten"
+
+
 async def test_the_earlier_of_two_times_counts(autojump_clock: MockClock) -> None:
     worker = Worker(10_000, 10_000)
     async with scheduling(worker) as scheduler:
