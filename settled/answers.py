@@ -40,6 +40,11 @@ class Ordinary(NamedTuple):
         """
         return self.keeps and len(self.body) == self.length
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether more has come behind it, so that it may be the answer to an earlier request."""
+        return len(self.body) > self.length
+
 
 @lru_cache(maxsize=16)  # a server says the same again and again
 def ordinary(received: bytes) -> Ordinary | None:

@@ -124,7 +124,7 @@ class Courier:
         if answer is None or len(answer.body) < answer.length:
             del self._under_way[sent.fd]
             self._nursery.start_soon(self._go_on, sent, received)
-        elif len(answer.body) > answer.length:
+        elif answer.is_followed:
             self._end(sent, BrokenOff(TWO_ANSWERS))
         elif not answer.is_last:
             self._end(sent, answer.status)

@@ -95,7 +95,7 @@ class Exchange:
         self._ended = not received
         self._answer = ordinary(received)
         if self._answer is not None:
-            if self._again and len(self._answer.body) > self._answer.length:
+            if self._again and self._answer.is_followed:
                 raise BrokenOff(TWO_ANSWERS)
             self.status = self._answer.status
             return

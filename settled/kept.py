@@ -104,7 +104,7 @@ class Kept:
     def take_at_once(self) -> trio.SocketStream | None:
         """Like ``take``, without waiting; a connection with TLS must be waited for."""
         while self._resting and self._resting[0].fd >= 0:
-            now_s, rested_s = trio.current_time(), self._resting[0].since_s + self._rest_s()
+            now_s, rested_s = trio.current_time(), self._rested_s()
             if now_s < rested_s:
                 break
             # To ask the kernel for each would cost as much as a third of the sending.
@@ -138,9 +138,11 @@ class Kept:
             self._resting = deque(resting for resting in self._resting if resting not in over)
 
     def _has_rested(self) -> bool:
-        if not self._resting:
-            return False
-        return trio.current_time() >= self._resting[0].since_s + self._rest_s()
+        return bool(self._resting) and trio.current_time() >= self._rested_s()
+
+    def _rested_s(self) -> float:
+        """Return when the oldest has rested."""
+        return self._resting[0].since_s + self._rest_s()
 
     def _rest_s(self) -> float:
         share = 1 - len(self._resting) / limits.RESTING_MANY
@@ -155,19 +157,17 @@ class Kept:
 
 
 async def _is_silent(stream: trio.abc.Stream) -> bool:
-    """Return whether nothing has come, not even an end; the caller sends at once then."""
+    """Return whether nothing has come over TLS, not even an end; the caller sends at once then."""
     if not _has_nothing(stream):
         return False
-    if isinstance(stream, trio.SSLStream):
-        # What has come may have been taken from the socket, and not yet deciphered.
-        try:
-            with suppress(trio.BrokenResourceError), trio.move_on_after(limits.TLS_LOOK_S) as look:
-                await stream.receive_some(1)
-        except BaseException:
-            close(stream)
-            raise
-        return look.cancelled_caught
-    return True
+    # What has come may have been taken from the socket, and not yet deciphered.
+    try:
+        with suppress(trio.BrokenResourceError), trio.move_on_after(limits.TLS_LOOK_S) as look:
+            await stream.receive_some(1)
+    except BaseException:
+        close(stream)
+        raise
+    return look.cancelled_caught
 
 
 def _has_nothing(stream: trio.abc.Stream) -> bool:

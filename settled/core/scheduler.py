@@ -2,7 +2,7 @@
 
 import heapq
 import math
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
@@ -33,8 +33,7 @@ class Agenda:
         self._heap: list[tuple[float, int]] = []
         self._running: set[int] = set()
         self._woken: set[int] = set()  # while running
-        self._rested_s: dict[int, float] = {}  # account -> trio time
-        self._rests_in_turn: deque[int] = deque()
+        self._rested_s: OrderedDict[int, float] = OrderedDict()  # account -> trio time
         self._changed = trio.Event()
         self.draining = trio.Event()
 
@@ -47,11 +46,11 @@ class Agenda:
 
     def rest_until(self, account: int, at: float) -> None:
         """Have the account worked on no more before this trio time, soon, whoever wakes it."""
-        while self._rests_in_turn and self._rested_s[self._rests_in_turn[0]] <= trio.current_time():
-            del self._rested_s[self._rests_in_turn.popleft()]
-        if account not in self._rested_s:
-            self._rests_in_turn.append(account)
+        now_s = trio.current_time()
+        while self._rested_s and next(iter(self._rested_s.values())) <= now_s:
+            self._rested_s.popitem(last=False)
         self._rested_s[account] = at
+        self._rested_s.move_to_end(account)
 
     def _schedule(self, account: int, at: float) -> None:
         at = max(at, self._rested_s.get(account, at))

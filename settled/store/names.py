@@ -50,12 +50,11 @@ class Names:
         Raises:
             OSError: when that cannot be told, however often it is tried.
         """
-        now_s = time.monotonic()
-        if now_s < self._ask_at_s and self._look() == self._state:
-            return None
         # What changes from here on changes the directories too, unless both are in one tick.
-        now_ns = _file_time_ns()
+        now_s, now_ns = time.monotonic(), _file_time_ns()
         state = self._look()
+        if now_s < self._ask_at_s and state == self._state:
+            return None
         last_ns = max((changed_ns for _, _, changed_ns in state), default=0)
         for name, identity in self._files.items():
             if _identity(name) != identity:
@@ -64,8 +63,6 @@ class Names:
         # Where a link leads to is decided elsewhere.
         if state and last_ns + tick_ns < now_ns and not any(map(os.path.islink, self._files)):
             self._state, self._ask_at_s = state, now_s + _ASK_EVERY_S
-        else:
-            self._ask_at_s = 0.0
         return None
 
     def is_right(self, name: str) -> bool:
