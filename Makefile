@@ -90,4 +90,5 @@ mutate: $(DEV)  ## change the code a little, again and again: do the tests notic
 
 clean:  ## remove what was built, cached or left by a demo
 	rm -rf $(VENV) build dist *.egg-info .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .mutation .bench
+	rm -rf benchmarks/peer/node_modules tests/engines/ethereum/*/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -79,7 +79,9 @@ def _run(arguments: argparse.Namespace) -> int:
     bars = [bar for measure in chosen for bar in measure.bars(figures)]
     series, about = figures.all(), machine.describe()
     when, command = f"{at:%Y-%m-%d %H:%M} UTC", _command(arguments)
-    click.echo(f"\n{report.figures_table(series, TITLES)}\n\n{report.bars_table(bars)}")
+    tables = (report.machine_table(about), report.figures_table(series, TITLES))
+    shown = report.bars_table(bars) if bars else "No bar belongs to what was measured."
+    click.echo("\n" + "\n\n".join([f"{command}, {when}:", *tables, shown]))
     if arguments.json is not None:
         found = report.as_json(series, bars, about, command=command, at=when)
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")

@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tabulate import tabulate
-
 from benchmarks.chart import chart
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import Series
-from benchmarks.report import Bar, bars_table, figures_table
+from benchmarks.report import Bar, bars_table, figures_table, machine_table
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 BEGIN: Final = "<!-- figures: written by make bench -->"
@@ -41,7 +39,7 @@ def write(
         raise BenchmarkError(f"{page} has no place for figures: put {BEGIN} and {END} there")
     parts = [
         f"`{command}`, {at}:",
-        tabulate(list(machine.items()), ["", "of that run"], tablefmt="github"),
+        machine_table(machine, "github"),
         bars_table(bars, "github"),
         f"![Bars of the medians]({_CHART})",
         figures_table(series, titles, "github"),

@@ -12,6 +12,12 @@ Bar = Ratio | Limit
 _SHARES: Final = ("x", "share")
 
 
+def machine_table(machine: Mapping[str, str], form: str = "simple") -> str:
+    """Return on what it was measured."""
+    headers = ("", "of that run")
+    return tabulate(list(machine.items()), headers, tablefmt=form, disable_numparse=True)
+
+
 def figures_table(series: Sequence[Series], titles: Mapping[str, str], form: str = "simple") -> str:
     """Return the medians with their spread, in the order measured."""
     rows = [

@@ -1,8 +1,8 @@
 """Growth: a database with a million accounts and ten million keys beside an empty one.
 
-Both daemons run at the same time and are put under load in turns of a second, over as many accounts;
-those of the large database lie far apart in it. What a shared machine does in half a minute is as
-large as what is looked for: in turns so short it comes to both.
+Both daemons run at the same time and are put under load in turns of a second, over as many
+accounts; those of the large database lie far apart in it. What a shared machine does in half a
+minute is as large as what is looked for: in turns so short it comes to both.
 """
 
 import secrets

@@ -34,8 +34,8 @@ def config() -> None:
 def show(config: Config, as_json: bool) -> None:
     """Show every setting, its value, and where the value came from.
 
-    It takes the options of `settled run`, loads the engine and checks everything, as that does
-    before it starts. Secrets are concealed.
+    It takes the options of `settled run`, loads the engine and checks each setting; `settled check`
+    looks at the database, the port and the connector as well. Secrets are concealed.
 
     \b
     Examples:
