@@ -55,13 +55,11 @@ class Names:
         state = self._look()
         if now_s < self._ask_at_s and state == self._state:
             return None
-        last_ns = max((changed_ns for _, _, changed_ns in state), default=0)
         for name, identity in self._files.items():
             if _identity(name) != identity:
                 return name
-        tick_ns = _TICK_NS if last_ns % 1_000_000_000 else _COARSE_TICK_NS
         # Where a link leads to is decided elsewhere.
-        if state and last_ns + tick_ns < now_ns and not any(map(os.path.islink, self._files)):
+        if state and _is_past(state, now_ns) and not any(map(os.path.islink, self._files)):
             self._state, self._ask_at_s = state, now_s + _ASK_EVERY_S
         return None
 
@@ -80,6 +78,13 @@ class Names:
         except OSError:
             return ()
         return tuple((status.st_dev, status.st_ino, status.st_ctime_ns) for status in found)
+
+
+def _is_past(state: _State, now_ns: int) -> bool:
+    """Return whether the directories' last change is more than a tick of their clock ago."""
+    last_ns = max(changed_ns for _, _, changed_ns in state)
+    tick_ns = _TICK_NS if last_ns % 1_000_000_000 else _COARSE_TICK_NS
+    return last_ns + tick_ns < now_ns
 
 
 def _file_time_ns() -> int:

@@ -28,8 +28,8 @@ import hypothesis
 import pytest
 
 ROOT: Final = Path(__file__).parents[2]
-# All that tests what the store and the core do. The rest looks at the code and the docs, or at the
-# floors above; or it mounts disks, which would outlive a test that is ended.
+# All that tests what the store, the core and the connector's client do. The rest looks at the code
+# and the docs, or at the floors above; or it mounts disks, which would outlive a test that is ended.
 TESTS: Final = (
     "tests/core",
     "tests/promises",
@@ -40,8 +40,13 @@ TESTS: Final = (
     "tests/damage/test_restored_backup.py",
     "tests/damage/test_room.py",
     "tests/damage/test_running.py",
-    "tests/neighbours/test_hooks.py",
-    "tests/neighbours/test_settle.py",
+    *(
+        f"tests/neighbours/test_{name}.py"
+        for name in (
+            *("connector_answers", "connector_connections", "connector_kept", "connector_retries"),
+            *("connector_watched", "credits", "hooks", "kept_in_time", "messages", "settle"),
+        )
+    ),
     "tests/http",
     "tests/cli/test_account_commands.py",
     "tests/cli/test_data_commands.py",
