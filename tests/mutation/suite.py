@@ -28,8 +28,9 @@ import hypothesis
 import pytest
 
 ROOT: Final = Path(__file__).parents[2]
-# All that tests what the store, the core and the connector's client do. The rest looks at the code
-# and the docs, or at the floors above; or it mounts disks, which would outlive a test that is ended.
+# All that tests what the store, the core and the connector's client do. The rest looks at the
+# code and the docs, or at the floors above; or it mounts disks, which would outlive a test that
+# is ended.
 TESTS: Final = (
     "tests/core",
     "tests/promises",
