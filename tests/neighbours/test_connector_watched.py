@@ -4,7 +4,7 @@ import fcntl
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -299,15 +299,47 @@ async def test_what_the_courier_hears_of_one_that_rests_ends_it_however_lately_i
         assert next_one.socket.fileno() < 0 <= oldest.socket.fileno()
 
 
-@pytest.mark.parametrize("way", ["at once", "by a task"])
+LONG = b"y" * 4_000_000  # more than a socket takes at once
+
+
+async def read(other: socket.socket, count: int) -> bytes:
+    """Read so many bytes, while the other end sends them."""
+    other.setblocking(False)
+    received = b""
+    with trio.fail_after(10):
+        while len(received) < count:
+            with suppress(BlockingIOError):
+                received += other.recv(count)
+            await trio.sleep(0)
+    return received
+
+
+async def test_a_request_that_is_not_taken_at_once_is_sent_whole() -> None:
+    async with carrying(1) as (_, courier, others):
+        ((stream, other),) = others.items()
+        told: list[int | Exception] = []
+        await read(other, 1)
+        assert courier.send(lambda: LONG, told.append)
+        assert await read(other, len(LONG)) == LONG
+        assert told == []
+        other.send(OK)
+        while not told:  # noqa: ASYNC110 - nobody tells
+            await trio.sleep(0.001)
+        assert told == [201]
+        assert stream.socket.fileno() >= 0
+
+
+@pytest.mark.parametrize("way", ["at once", "at once, in pieces", "by a task"])
 async def test_of_two_answers_that_come_together_none_is_taken(way: str) -> None:
     """The first is a late one to the request before; nothing tells which is ours."""
     async with carrying(1) as (kept, courier, others):
         (stream,) = others
         told: list[int | Exception] = []
-        if way == "at once":
-            assert courier.send(lambda: b"y", told.append)
+        if way != "by a task":
+            request = b"y" if way == "at once" else LONG
+            assert courier.send(lambda: request, told.append)
             others[stream].send(OK + REFUSED)
+            await read(others[stream], len(b"x" + request))
             while not told:  # noqa: ASYNC110 - nobody tells
                 await trio.sleep(0.001)
             (answer,) = told
