@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 
 from settled import kept as kept_module
 from settled import limits
@@ -310,7 +311,7 @@ async def read(other: socket.socket, count: int) -> bytes:
         while len(received) < count:
             with suppress(BlockingIOError):
                 received += other.recv(count)
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
     return received
 
 
