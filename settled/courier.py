@@ -91,9 +91,9 @@ class Courier:
             self._kept.put(stream, again=True)
             return False  # who sends it otherwise says why it cannot be sent
         sent = _Sent(stream, told)
-        if stream not in self._known:
-            self._known.add(stream)
-            self._epoll.register(sent.fd, select.EPOLLIN | select.EPOLLET)
+        if not self._listens_to(stream):
+            close(stream)
+            return False
         try:
             sent.rest = request[os.write(sent.fd, request) :]
         except OSError:
@@ -102,6 +102,16 @@ class Courier:
             self._nursery.start_soon(self._go_on, sent, None)
         else:
             self._under_way[sent.fd] = sent
+        return True
+
+    def _listens_to(self, stream: trio.SocketStream) -> bool:
+        """See to it that answers on the connection are heard; return whether they are."""
+        if stream not in self._known:
+            try:
+                self._epoll.register(stream.socket.fileno(), select.EPOLLIN | select.EPOLLET)
+            except OSError:  # the system has no room for it
+                return False
+            self._known.add(stream)
         return True
 
     def _read(self) -> None:

@@ -95,8 +95,6 @@ class Exchange:
         self._ended = not received
         self._answer = ordinary(received)
         if self._answer is not None:
-            if self._again and self._answer.is_followed:
-                raise BrokenOff(TWO_ANSWERS)
             self.status = self._answer.status
             return
         self._http = h11.Connection(h11.CLIENT, limits.HEADERS_BYTES_MAX)
@@ -122,30 +120,45 @@ class Exchange:
                     raise BrokenOff("there is no answer")
 
     async def body(self) -> bytes | None:
-        """Return the answer's body; ``None`` if it breaks off or is too long."""
+        """Return the answer's body; ``None`` if it breaks off or is too long.
+
+        Raises:
+            BrokenOff: when more came with it, and it may be the answer to an earlier request.
+        """
         try:
             if self._answer is not None:
-                return await self._ordinary_body(self._answer)
-            body = bytearray()
-            while isinstance(event := await self._next_event(), h11.Data):
-                body += event.data
-                if len(body) > self._body_bytes_max:
-                    return None
+                body, followed = await self._ordinary_body(self._answer)
+            else:
+                body, followed = await self._other_body()
         except Exception:  # whatever it made us stumble over: the status was said before
             return None
-        return bytes(body)
+        if followed and self._again:
+            raise BrokenOff(TWO_ANSWERS)
+        return body
 
-    async def _ordinary_body(self, answer: Ordinary) -> bytes | None:
+    async def _ordinary_body(self, answer: Ordinary) -> tuple[bytes | None, bool]:
+        """Return the body, and whether more came with it."""
         body = answer.body
         if answer.length > self._body_bytes_max:
-            return None
+            return None, False
         while len(body) < answer.length:
             more = await self._stream.receive_some(RECEIVE_BYTES)
             if not more:
-                return None
+                return None, False
             body += more
-        self._reusable = answer._replace(body=body).is_last
-        return body[: answer.length]
+        whole = answer._replace(body=body)
+        self._reusable = whole.is_last
+        return body[: answer.length], whole.is_followed
+
+    async def _other_body(self) -> tuple[bytes | None, bool]:
+        """Do the same for an answer that is not ordinary."""
+        body = bytearray()
+        while isinstance(event := await self._next_event(), h11.Data):
+            body += event.data
+            if len(body) > self._body_bytes_max:
+                return None, False
+        followed, _ = self._http.trailing_data
+        return bytes(body), bool(followed)
 
     async def _next_event(self) -> object:
         while (event := self._http.next_event()) is h11.NEED_DATA:

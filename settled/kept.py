@@ -82,9 +82,14 @@ class Kept:
             return
         resting = _Resting(stream)
         if resting.fd >= 0:
-            if not again:
-                with suppress(FileExistsError):  # it may have been here all the same
+            try:
+                if not again:
                     self._epoll.register(resting.fd, select.EPOLLIN)
+            except FileExistsError:
+                pass  # it may have been here all the same
+            except OSError:  # the system has no room for it
+                close(stream)
+                return
             self._by_fd[resting.fd] = resting
         self._resting.append(resting)
         self._changed.set()

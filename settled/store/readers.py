@@ -49,7 +49,7 @@ def _refused_or_read(
 ) -> outcome.Maybe[Any]:
     try:
         return outcome.Value(read(conn))
-    except SettledError as error:  # all else is for the one who reads to judge
+    except (SettledError, ValueError) as error:  # all else is for the one who reads to judge
         return outcome.Error(error)
 
 

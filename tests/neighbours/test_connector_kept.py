@@ -339,7 +339,7 @@ async def test_a_credit_that_cannot_be_sent_is_left_to_who_says_why(at_once: Non
 
 
 # More than one answer: the first may be a late one to the request before.
-TOO_MUCH = ("two answers", "a false length")
+TOO_MUCH = ("two answers", "a false length", "a redirect of two", "204 with a body")
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -362,6 +362,33 @@ async def test_what_an_answer_means_is_the_same_on_a_connection_that_was_kept(
         outcome = Ambiguous if name in TOO_MUCH else FAULTS[name].outcome
         assert isinstance(await connector.deliver(CREDIT), outcome)
     assert connections == 1
+
+
+FIRST = {
+    "ordinary": [OK],
+    "no body": [head("204 No Content")],
+    "chunked": [head("200 OK", "Transfer-Encoding: chunked") + b"0\r\n\r\n"],
+    "an odd reason": [OK.replace(b"Created", "Cré".encode())],
+    "the head in two": [OK[:10], OK[10:]],
+    "the body in two": [OK[:-1], OK[-1:]],
+}
+
+
+@pytest.mark.parametrize("first", FIRST)
+async def test_of_two_answers_none_is_taken_however_they_come(first: str, at_once: None) -> None:
+    async def handle(stream: trio.SocketStream) -> None:
+        await read_request(stream)
+        await stream.send_all(OK)
+        await read_request(stream)
+        *begun, rest = FIRST[first]
+        for part in begun:
+            await stream.send_all(part)
+            await trio.sleep(0.01)
+        await stream.send_all(rest + OOPS)
+
+    async with serving(handle) as url, keeping(url) as connector:
+        assert isinstance(await connector.deliver(CREDIT), Delivered)
+        assert isinstance(await connector.deliver(CREDIT), Ambiguous)
 
 
 async def test_an_answer_that_comes_in_any_pieces_is_understood(at_once: None) -> None:

@@ -1,11 +1,13 @@
 """Connections that one task listens to: what comes on one that rests is the end of it."""
 
+import errno
 import fcntl
 import os
+import select
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -15,7 +17,7 @@ from settled import kept as kept_module
 from settled import limits
 from settled.connector import Connector
 from settled.courier import Courier
-from settled.exchange import BrokenOff, Exchange
+from settled.exchange import BrokenOff, Exchange, answer_to
 from settled.kept import Kept
 from settled.store.records import Ambiguous, Delivered, DeliveryOutcome
 from tests.neighbours.servers import read_request, serving
@@ -350,9 +352,41 @@ async def test_of_two_answers_that_come_together_none_is_taken(way: str) -> None
             assert await kept.take() is stream
             assert isinstance(stream, trio.SocketStream)
             others[stream].send(OK + REFUSED)
+            exchange = Exchange(stream, 1000, kept, again=True)
             with pytest.raises(BrokenOff, match="more came than one answer"):
-                await Exchange(stream, 1000, kept, again=True).send(b"y")
+                await answer_to(exchange.send(b"y"), trio.current_time() + 10)
         assert stream.socket.fileno() < 0
+
+
+class Full:
+    """An epoll for which the system has no room."""
+
+    def register(self, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_a_connection_that_cannot_be_heard_is_not_sent_on() -> None:
+    async with carrying(1) as (_, courier, others):
+        ((stream, other),) = others.items()
+        courier._known.clear()
+        full = cast("select.epoll", Full())
+        epoll, courier._epoll = courier._epoll, full
+        assert not courier.send(lambda: b"y", lambda _: None)
+        courier._epoll = epoll
+        assert stream.socket.fileno() < 0
+        assert await read(other, 1) == b"x"
+        assert other.recv(1) == b"", "it is closed, and nothing was sent"
+
+
+async def test_a_connection_that_cannot_be_watched_is_not_kept() -> None:
+    async with keeps() as kept:
+        stream, other = pair()
+        epoll, kept._epoll = kept._epoll, cast("select.epoll", Full())
+        kept.put(stream)
+        kept._epoll = epoll
+        assert stream.socket.fileno() < 0
+        assert not kept._resting
+        other.close()
 
 
 async def test_what_follows_the_first_answer_of_a_connection_makes_it_no_less_one(
