@@ -50,7 +50,7 @@ class Exchange:
         body_bytes_max: int,
         kept: Kept | None,
         *,
-        again: bool = False,
+        again: bool,
     ) -> None:
         self._again = again
         self._stream = stream

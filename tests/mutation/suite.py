@@ -45,7 +45,8 @@ TESTS: Final = (
         f"tests/neighbours/test_{name}.py"
         for name in (
             *("connector_answers", "connector_connections", "connector_kept", "connector_retries"),
-            *("connector_watched", "credits", "hooks", "kept_in_time", "messages", "settle"),
+            *("connector_watched", "credits", "exchange", "hooks", "kept_in_time", "messages"),
+            "settle",
         )
     ),
     "tests/http",
